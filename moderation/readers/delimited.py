@@ -1,0 +1,115 @@
+"""CSV and its kin: delimited text with one comment a row, our own files and anybody's with a map."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+
+from moderation.schema import MAX_COMMENT_CHARS, Comment, Reject
+
+from .columns import RowReader, looks_like_comments, match_columns
+from .source import Context, Source, unrecognised
+from .threads import Threads
+
+DELIMITERS = ",;\t|"
+_UNDECODABLE = re.compile("[\udc80-\udcff]")
+
+
+def recognise(source: Source) -> str | None:
+    """``comments`` when the first row names columns of which one is the comment's text."""
+    header = next(iter(head_rows(source)), [])
+    return "comments" if len(header) > 0 and looks_like_comments(header) and _is_table(source, header) else None
+
+
+def read(source: Source, context: Context) -> Iterator[Comment | Reject]:
+    """The rows as comments. Rows with too few or too many cells, or with undecodable bytes, are set aside."""
+    rows = records(source)
+    _, header = next(rows, ("", []))
+    if isinstance(header, Reject) or not any(header):
+        raise unrecognised(source, "has no header row")
+    fields = match_columns(header, context.columns, source)
+    reader = RowReader(source, fields, restore={"model_version", "action"} <= set(header))
+    comments = (_comment(reader, header, position, row, source) for position, row in rows)
+    if "parent_id" not in fields:
+        yield from comments
+        return
+    with Threads() as threads:
+        yield from threads.with_parents(comments)
+
+
+def _comment(reader: RowReader, header: list[str], position: str, row: list[str] | Reject, source: Source) -> Comment | Reject:
+    if isinstance(row, Reject):
+        return row
+    if len(row) != len(header):
+        reason = f"the row has {len(row)} cells; expected {len(header)}, as in the header"
+        return Reject(source.name, position, reason, ",".join(row)[:2000])
+    return reader.comment(position, dict(zip(header, row, strict=True)))
+
+
+def records(source: Source, *, header: bool = True) -> Iterator[tuple[str, list[str] | Reject]]:
+    """The records of a delimited file with their position (``row 17``, as a spreadsheet counts); blank lines are no rows.
+
+    A record that cannot be decoded or is absurdly long comes as a `Reject`.
+    """
+    # The limit of the csv module is global and too low for a long article; an unclosed quote runs into it.
+    csv.field_size_limit(max(csv.field_size_limit(), 4 * MAX_COMMENT_CHARS))
+    rows = csv.reader(source.lines(), delimiter=sniff_delimiter(source))
+    number = 0
+    while True:
+        line = rows.line_num + 1
+        position = f"row {number + 1}" + (f" (line {line})" if line != number + 1 else "")
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            number += 1
+            yield position, Reject(source.name, position, f"the row cannot be read as CSV ({error})")
+            continue
+        if not row or row == [""]:
+            continue
+        number += 1
+        if number == 1 and header:
+            row = [cell.strip().lstrip("\ufeff") for cell in row]
+        elif any(map(_UNDECODABLE.search, row)):
+            raw = _UNDECODABLE.sub("\ufffd", ",".join(row))[:2000]
+            yield position, Reject(source.name, position, f"line {line} has bytes that are no UTF-8", raw)
+            continue
+        yield position, row
+
+
+def head_rows(source: Source, delimiter: str | None = None, limit: int = 20) -> list[list[str]]:
+    """The first whole records, for recognition."""
+    text = source.head_text
+    lines = text[: 64 * 1024].splitlines(keepends=True)
+    if len(lines) > 1 and len(text) > 64 * 1024:
+        lines.pop()
+    rows: list[list[str]] = []
+    csv.field_size_limit(max(csv.field_size_limit(), 4 * MAX_COMMENT_CHARS))
+    try:
+        for row in csv.reader(lines, delimiter=delimiter or sniff_delimiter(source)):
+            if row and row != [""]:
+                rows.append(row if rows else [cell.strip().lstrip("\ufeff") for cell in row])
+            if len(rows) >= limit:
+                break
+    except csv.Error:
+        pass
+    return rows
+
+
+def sniff_delimiter(source: Source) -> str:
+    """The delimiter under which the first rows have the most cells and agree on their number; a comma when in doubt."""
+
+    def score(delimiter: str) -> tuple[bool, float, int]:
+        rows = head_rows(source, delimiter)
+        width = len(rows[0]) if rows else 0
+        known = width > 1 and looks_like_comments(rows[0])
+        return known, width > 1 and sum(len(row) == width for row in rows) / len(rows), width
+
+    return max(DELIMITERS, key=score)
+
+
+def _is_table(source: Source, header: list[str]) -> bool:
+    """A page of text whose first line happens to be "Comment" is no table of one column, unless its name says so."""
+    return len(header) > 1 or source.name.casefold().removesuffix(".gz").removesuffix(".zst").endswith((".csv", ".tsv"))

@@ -1,0 +1,328 @@
+"""The batch job: any export in, one labelled row out for every comment, resumable and accounted for.
+
+While it runs, everything lies in a folder beside the output, `OUT.partial/`: rows and rejects are appended there and a
+journal says how far both are known to be complete. A run that was interrupted, however, is taken up from the journal's
+last whole line. The output itself appears at the end, in one rename.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import fcntl
+import hashlib
+import heapq
+import itertools
+import json
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from moderation.policy import Policy
+from moderation.readers import inputs, read_comments
+from moderation.schema import ROW_FIELDS, VERDICT_FIELDS, Comment, Reject, UserError
+
+if TYPE_CHECKING:
+    from moderation.model import Moderator
+
+#: Comments that are read, scored and committed together.
+CHUNK = 1024
+#: Flagged rows that a summary keeps, the most certain first.
+SHOWN = 50
+
+FORMATS = (".jsonl", ".csv", ".parquet")
+_FIELDS = (*ROW_FIELDS, *VERDICT_FIELDS)
+# A spreadsheet runs a cell that begins like this as a formula (OWASP, CSV injection). An apostrophe in front stops
+# that; cells that begin with apostrophes before such a character get one more, so that the reader can undo it exactly.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+class InputError(UserError):
+    """The input cannot be read at all."""
+
+
+class OutputError(UserError):
+    """The output cannot be written; what is done is kept and the same command goes on from there."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a run did.
+
+    Attributes:
+        rows: comments scored; set_aside: rows that could not be read; resumed: how many of both an earlier run had done.
+        labels, actions: counts. flagged: up to `SHOWN` rows that are not approved, the most certain first.
+        reasons: why rows were set aside, with counts.
+    """
+
+    out: Path
+    rows: int = 0
+    set_aside: int = 0
+    resumed: int = 0
+    seconds: float = 0.0
+    labels: Counter[str] = field(default_factory=Counter)
+    actions: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    flagged: list[dict] = field(default_factory=list)
+    rejects: Path | None = None
+
+
+def score(
+    paths: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    moderator: Moderator,
+    *,
+    format: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    policy: Policy | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Summary:
+    """Label every comment in `paths` and write native rows with verdicts to `out` (.jsonl, .csv or .parquet).
+
+    Rows that cannot be read go to `OUT.rejects.jsonl` with file, position and reason. Interrupted and started again with
+    the same arguments it goes on where it was; with other arguments, or if the input changed, it starts anew.
+
+    Args:
+        format, columns: see `readers.read_comments`.
+        policy: thresholds instead of the model's own.
+        progress: called with the number of input rows done so far, after each chunk.
+
+    Raises:
+        InputError: the input cannot be read. OutputError: the output cannot be written, or another run is writing it.
+    """
+    started = time.monotonic()
+    out = Path(out)
+    if out.suffix not in FORMATS:
+        raise UserError(f"{out}: expected an output file that ends in {', '.join(FORMATS)}")
+    policy = policy or moderator.policy
+    with _as_input_error():
+        files = inputs(paths)
+    if any(file.path != "-" and Path(file.path).exists() and out.exists() and os.path.samefile(file.path, out) for file in files):
+        raise UserError(f"{out}: is also an input; choose another --out")
+    identity = hashlib.sha256(
+        json.dumps(
+            [
+                [(os.path.abspath(file.path) if file.path != "-" else "-", file.size, file.mtime) for file in files],
+                [str(out.absolute()), format, sorted((columns or {}).items())],
+                [moderator.version, policy.to_table(), CHUNK],
+            ]
+        ).encode()
+    ).hexdigest()
+    with _as_output_error(out), _Spool.open(out, identity) as spool:
+        with _as_input_error():
+            items = read_comments(paths, format=format, columns=columns)
+        spool.take_up(items, lambda: read_comments(paths, format=format, columns=columns))
+        progress(spool.items)
+        for chunk in _chunks(spool.rest, CHUNK):
+            comments = [item for item in chunk if isinstance(item, Comment)]
+            verdicts = moderator.predict(comments, policy)
+            rows = [comment.to_row() | verdict.to_row() for comment, verdict in zip(comments, verdicts, strict=True)]
+            spool.commit(chunk, rows)
+            progress(spool.items)
+        summary = spool.publish()
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+class _Spool:
+    """The folder `OUT.partial/`: rows.jsonl, rejects.jsonl and the journal that says what of them counts."""
+
+    def __init__(self, out: Path, identity: str) -> None:
+        self.out = out
+        self.identity = identity
+        self.folder = out.with_name(out.name + ".partial")
+        self.items = self.resumed = 0
+        self.rest: Iterator[Comment | Reject] = iter(())
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._rows: IO[bytes]
+        self._rejects: IO[bytes]
+        self._journal: IO[bytes]
+
+    @classmethod
+    @contextmanager
+    def open(cls, out: Path, identity: str) -> Iterator[_Spool]:
+        spool = cls(out, identity)
+        spool.folder.mkdir(parents=True, exist_ok=True)
+        lock = (spool.folder / "lock").open("w")
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(f"{out}: another run is writing it; wait for it or choose another --out") from None
+            with (
+                (spool.folder / "rows.jsonl").open("ab") as spool._rows,
+                (spool.folder / "rejects.jsonl").open("ab") as spool._rejects,
+                (spool.folder / "journal.jsonl").open("ab") as spool._journal,
+            ):
+                yield spool
+            shutil.rmtree(spool.folder)
+        finally:
+            lock.close()
+
+    def take_up(self, items: Iterator[Comment | Reject], again: Callable[[], Iterator[Comment | Reject]]) -> None:
+        """Skip what an earlier run has done, if it read the very same rows; else start anew."""
+        entry = self._last_entry()
+        self.rest = items
+        if entry and entry["items"]:
+            with _as_input_error():
+                for item in itertools.islice(items, entry["items"]):
+                    self._digest.update(_key(item))
+            if self._digest.hexdigest() == entry["digest"]:
+                self.items = self.resumed = entry["items"]
+            else:
+                self._digest = hashlib.blake2b(digest_size=16)
+                entry = None
+                with _as_input_error():
+                    self.rest = again()
+        self._rows.truncate(entry["rows"] if entry else 0)
+        self._rejects.truncate(entry["rejects"] if entry else 0)
+        self._journal.truncate(entry["end"] if entry else 0)
+
+    def _last_entry(self) -> dict | None:
+        entry, end = None, 0
+        for line in (self.folder / "journal.jsonl").read_bytes().splitlines(keepends=True):
+            try:
+                read = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                read = None
+            if read is None or read.get("identity") != self.identity:
+                break
+            end += len(line)
+            entry = read | {"end": end}
+        sizes = [os.path.getsize(self.folder / name) for name in ("rows.jsonl", "rejects.jsonl")]
+        if entry and (entry["rows"] > sizes[0] or entry["rejects"] > sizes[1]):
+            return None  # the journal promises more than the disk kept
+        return entry
+
+    def commit(self, chunk: Sequence[Comment | Reject], rows: Sequence[Mapping]) -> None:
+        """Append a chunk's rows and rejects, make them durable, and only then say so in the journal."""
+        rejects = [item.to_row() for item in chunk if isinstance(item, Reject)]
+        for file, lines in ((self._rows, rows), (self._rejects, rejects)):
+            file.write(b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
+        for item in chunk:
+            self._digest.update(_key(item))
+        self.items += len(chunk)
+        entry = {
+            "identity": self.identity,
+            "items": self.items,
+            "rows": self._rows.seek(0, os.SEEK_END),
+            "rejects": self._rejects.seek(0, os.SEEK_END),
+            "digest": self._digest.hexdigest(),
+        }
+        self._journal.write(json.dumps(entry).encode() + b"\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+    def publish(self) -> Summary:
+        """Turn the spool into the output files, count them against the input, and move them into place."""
+        summary = Summary(self.out, resumed=self.resumed)
+        finished = self.folder / ("finished" + self.out.suffix)
+        _write(self._counted(summary), finished)
+        rejects = self.out.with_name(self.out.name + ".rejects.jsonl")
+        with (self.folder / "rejects.jsonl").open("rb") as lines:
+            for line in lines:
+                summary.set_aside += 1
+                summary.reasons[json.loads(line)["reason"]] += 1
+        if summary.rows + summary.set_aside != self.items:
+            raise OutputError(
+                f"{self.out}: {self.items} rows were read but {summary.rows} scored and {summary.set_aside} set aside; "
+                f"the folder {self.folder} is damaged, remove it and start again"
+            )
+        if summary.set_aside:
+            shutil.copyfile(self.folder / "rejects.jsonl", self.folder / "finished.rejects")
+            _sync(self.folder / "finished.rejects")
+            os.replace(self.folder / "finished.rejects", rejects)
+            summary.rejects = rejects
+        else:
+            rejects.unlink(missing_ok=True)
+        _sync(finished)
+        os.replace(finished, self.out)
+        return summary
+
+    def _counted(self, summary: Summary) -> Iterator[dict]:
+        top: list[tuple[float, int, dict]] = []
+        with (self.folder / "rows.jsonl").open("rb") as lines:
+            for line in lines:
+                row = json.loads(line)
+                summary.rows += 1
+                summary.labels[row["label"]] += 1
+                summary.actions[row["action"]] += 1
+                if row["action"] != "approve":
+                    certainty = row["p_" + row["label"].replace("-", "_")] - (row["label"] == "on-topic")
+                    entry = (certainty, -summary.rows, row)
+                    (heapq.heappush if len(top) < SHOWN else heapq.heappushpop)(top, entry)
+                yield row
+        summary.flagged = [row for _, _, row in sorted(top, key=lambda entry: entry[:2], reverse=True)]
+
+
+def _key(item: Comment | Reject) -> bytes:
+    parts = (item.comment_id, item.text) if isinstance(item, Comment) else (item.position, item.reason)
+    return "\x1f".join(parts).encode("utf-8", "replace") + b"\x1e"
+
+
+def _chunks(items: Iterator[Comment | Reject], size: int) -> Iterator[list[Comment | Reject]]:
+    while True:
+        with _as_input_error():
+            chunk = list(itertools.islice(items, size))
+        if not chunk:
+            return
+        yield chunk
+
+
+def _write(rows: Iterable[dict], path: Path) -> None:
+    if path.suffix == ".jsonl":
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    elif path.suffix == ".csv":
+        with path.open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.DictWriter(file, _FIELDS)
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({name: neutralise(row[name]) for name in _FIELDS})
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = pa.schema([(name, pa.float64() if name.startswith("p_") else pa.string()) for name in _FIELDS])
+        with pq.ParquetWriter(path, schema) as writer:
+            rows = iter(rows)
+            while batch := list(itertools.islice(rows, 10_000)):
+                writer.write_table(pa.Table.from_pylist(batch, schema))
+
+
+def neutralise(cell: object) -> object:
+    """A cell that no spreadsheet runs as a formula; `readers` undo it in files that we wrote."""
+    return "'" + cell if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _as_input_error() -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except UserError as error:
+        raise InputError(str(error)) from error
+
+
+@contextmanager
+def _as_output_error(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+        raise OutputError(f"{out}: cannot be written ({why}); make room and run the same command again to go on") from error

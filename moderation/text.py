@@ -1,0 +1,219 @@
+"""What the model sees of a comment and its thread.
+
+Training, scoring and evaluation all pass through `view`: it turns a `Comment` into the few strings and numbers that the
+network reads. Changing what the model sees means changing this module and training again, and nothing else.
+
+A comment becomes one folded text; the article becomes *segments*: the title and then its sentences, each encoded by
+itself, so that an article is encoded once a thread and the nearest sentence can be shown as the evidence.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from moderation.schema import Article, Comment
+
+#: Version of this encoding; a model trained under another one refuses to load.
+ENCODING = 1
+
+#: An article contributes its title and at most this many sentences, taken from its beginning.
+MAX_SENTENCES = 24
+#: Of a long comment the model reads the beginning and the end (spam likes to hide there); in characters.
+COMMENT_HEAD, COMMENT_TAIL = 1200, 300
+
+#: Names of the columns of `View.surface`, in order.
+SURFACE = (
+    "log_words",
+    "links",
+    "contact",
+    "digit_share",
+    "upper_share",
+    "symbol_share",
+    "emoji_share",
+    "exclamations",
+    "questions",
+    "foreign_share",
+    "hidden_characters",
+    "mixed_script_words",
+    "repetition",
+    "longest_run",
+    "log_lines",
+    "has_article_text",
+    "has_parent",
+)
+
+_ZERO_WIDTH = re.compile("[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
+_LINK = re.compile(
+    r"(?:https?://|www\.)[^\s<>\"')\]]+"
+    r"|\b[a-z0-9](?:[a-z0-9-]{0,62}\.)+(?:com|net|org|info|biz|io|co|ru|cn|tk|xyz|me|tv|ly|uk|in|ng|ca|de|top|club|online|site|shop|example|win)\b(?:/[^\s<>\"')\]]*)?",
+    re.IGNORECASE,
+)
+_CONTACT = re.compile(
+    r"[\w.+-]+@[\w-]+\.\w+|\b(?:whats?\s?app|telegram|t\.me|wa\.me|skype|signal|inbox me|dm me|text me|call me|e-?mail)\b"
+    r"|\+?\d[\d\s().-]{7,}\d|(?:^|\s)@\w{3,}",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_RUN = re.compile(r"([^\d\s])\1{2,}")
+_SENTENCE_END = re.compile(r"(?<=[.!?…。؟।])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^\sa-z])|\n+")
+_ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Sen|Rep|Gen|Col|Lt|Prof|vs|No|Inc|Jr|Sr)|\b[A-Z])\.$")
+
+# Letters of other scripts that look like Latin ones (Unicode TR 39, the confusables that spam uses). They are folded
+# only inside words that also hold Latin letters: a Russian word stays Russian.
+_LOOKALIKES = str.maketrans(
+    "аеорсухіјѕһԁԛԝьвмткнАВЕКМНОРСТУХІЈЅαορνιτκеΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "aeopcyxijshdqwbbmtkhABEKMHOPCTYXIJSaopvitkeABEZHIKMNOPTYX",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One comment as the network reads it.
+
+    Attributes:
+        comment: the folded comment text.
+        parent: the folded text of the comment it answers, or "".
+        segments: the title (first, may be "") and the sentences of the article; empty without an article.
+        surface: one float for each name in `SURFACE`, roughly in 0..3.
+    """
+
+    comment: str
+    parent: str
+    segments: tuple[str, ...]
+    surface: tuple[float, ...]
+
+
+def view(comment: Comment) -> View:
+    """The one encoding path: what the model is shown of `comment`."""
+    parent = fold(comment.parent_text)
+    return View(
+        comment=fold(comment.text),
+        parent=parent,
+        segments=segments(comment.article),
+        surface=surface(comment.text, bool(comment.article.text.strip()), bool(parent)),
+    )
+
+
+def fold(text: str) -> str:
+    """Undo what hides words from a tokenizer, and cut a long text to its beginning and end.
+
+    Unicode compatibility forms (NFKC), zero-width characters, look-alike letters inside Latin words, stretched letters
+    and long link tails are folded; words, order and punctuation stay.
+    """
+    if len(text) > 4 * (COMMENT_HEAD + COMMENT_TAIL):
+        text = text[: 2 * COMMENT_HEAD] + "\n" + text[-2 * COMMENT_TAIL :]
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", _ZERO_WIDTH.sub("", text))
+        text = _WORD.sub(lambda word: _unmask(word[0]), text)
+    text = _LINK.sub(lambda link: _shorten_link(link[0]), text)
+    text = _RUN.sub(lambda run: run[1] * (3 if run[1] in ".!?" else 2), text)
+    text = " ".join(text.split())
+    if len(text) > COMMENT_HEAD + COMMENT_TAIL:
+        text = text[:COMMENT_HEAD] + " … " + text[-COMMENT_TAIL:]
+    return text
+
+
+def _unmask(word: str) -> str:
+    if word.isascii() or not any(letter.isascii() and letter.isalpha() for letter in word):
+        return word
+    return word.translate(_LOOKALIKES)
+
+
+def _shorten_link(link: str) -> str:
+    host, _, path = re.sub(r"^(?:https?://)?(?:www\.)?", "", link, flags=re.IGNORECASE).partition("/")
+    return f"http {host} {path[:16]}".rstrip()
+
+
+@functools.lru_cache(maxsize=4096)
+def segments(article: Article) -> tuple[str, ...]:
+    """Title and sentences of an article, each short enough to be encoded by itself; () without an article.
+
+    The first segment is always the title, even when it is empty. Sentences of fewer than four words join the next.
+    """
+    title = fold(article.title)
+    sentences: list[str] = []
+    held = ""
+    for piece in _SENTENCE_END.split(article.text[:20_000]):
+        piece = " ".join(piece.split())
+        if not piece:
+            continue
+        held = f"{held} {piece}" if held else piece
+        if len(held.split()) < 4 or _ABBREVIATION.search(held):
+            continue
+        sentences.append(fold(held)[:400])
+        held = ""
+        if len(sentences) == MAX_SENTENCES:
+            break
+    else:
+        if held:
+            sentences.append(fold(held)[:400])
+    return (title, *sentences) if title or sentences else ()
+
+
+def links(text: str) -> list[str]:
+    """The links of a text as written, bare domains included."""
+    return [found[0] for found in _LINK.finditer(text)]
+
+
+def has_contact(text: str) -> bool:
+    """Whether a text holds a phone number, an e-mail address, a handle or a call to write elsewhere."""
+    return _CONTACT.search(text) is not None
+
+
+def surface(text: str, has_article_text: bool = False, has_parent: bool = False) -> tuple[float, ...]:
+    """Countable features that an encoder's subwords blur; values in the order of `SURFACE`."""
+    text = text[:20_000]
+    words = _WORD.findall(text)
+    letters = sum(map(str.isalpha, text)) or 1
+    length = len(text) or 1
+    emoji = sum(unicodedata.category(letter) in ("So", "Sk") for letter in text) if not text.isascii() else 0
+    foreign = 0 if text.isascii() else sum(letter.isalpha() and ord(letter) > 0x24F for letter in text)
+    distinct = len({word.lower() for word in words})
+    run = max((len(found[0]) for found in _RUN.finditer(text)), default=0)
+    return (
+        math.log1p(len(words)) / 2,
+        min(len(links(text)), 3) / 1.0,
+        float(has_contact(text)),
+        3 * sum(map(str.isdigit, text)) / length,
+        2 * sum(map(str.isupper, text)) / letters,
+        3 * sum(not letter.isalnum() and not letter.isspace() for letter in text) / length,
+        2 * emoji / length,
+        min(text.count("!"), 6) / 3,
+        min(text.count("?"), 3) / 2,
+        2 * foreign / letters,
+        min(len(_ZERO_WIDTH.findall(text)), 6) / 3 if not text.isascii() else 0.0,
+        min(sum(_unmask(word) != word for word in words), 3) / 1.5 if not text.isascii() else 0.0,
+        3 * (1 - distinct / len(words)) if words else 0.0,
+        math.log1p(run) / 2,
+        math.log1p(text.count("\n")) / 2,
+        float(has_article_text),
+        float(has_parent),
+    )
+
+
+@functools.cache
+def _identifier():  # -> py3langid.langid.LanguageIdentifier; loaded at first use, it takes a moment
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def detect_language(text: str) -> str:
+    """ISO 639-1 code of a text by py3langid (Lui & Baldwin 2012), or "" when the text is too short to be sure.
+
+    Short comments ("Excellent", "lol") defeat every identifier, so a code is given only for 20 letters or more at
+    a probability of 0.9 or more, links aside; two letters of a script that English never uses are enough.
+    """
+    text = _LINK.sub(" ", text[:5000])
+    letters = [letter for letter in text if letter.isalpha()]
+    foreign = sum(ord(letter) > 0x24F for letter in letters)
+    if len(letters) < 20 and not (foreign >= 2 and foreign > len(letters) / 2):
+        return ""
+    language, probability = _identifier().classify(" ".join(text.split()))
+    if probability >= 0.9 or foreign > len(letters) / 2:
+        return language
+    return ""

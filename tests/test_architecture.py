@@ -1,0 +1,48 @@
+"""The import directions that the README promises, read from the sources."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WEB_AND_DATABASE = {"gradio", "fastapi", "starlette", "sqlalchemy", "alembic", "sqlite3", "playwright"}
+# Who may import whom among our own rooms.
+ALLOWED = {
+    "moderation": {"moderation"},
+    "data": {"data", "moderation"},
+    "training": {"training", "data", "moderation"},
+    "app": {"app", "moderation", "data"},
+}
+# A reader may keep an on-disk index of parents; that is a temporary file, not a database that the core knows.
+EXEMPT = {("moderation/readers/threads.py", "sqlite3"), ("moderation/readers/isso.py", "sqlite3")}  # isso exports are SQLite
+SOURCES = sorted(path for room in ALLOWED for path in ([ROOT / "app.py"] if room == "app" else (ROOT / room).rglob("*.py")))
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    name = str(path.relative_to(ROOT))
+    room = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for module in imported(path):
+        top = module.split(".")[0]
+        if top in ALLOWED:
+            assert top in ALLOWED[room], f"{name} imports {module}"
+        if room == "moderation" and top in WEB_AND_DATABASE:
+            assert (name, top) in EXEMPT, f"the core imports {module} in {name}"
+
+
+def test_the_command_line_is_quick_to_answer_because_it_loads_nothing_heavy():
+    import subprocess
+    import sys
+
+    code = "import moderation.cli, training.cli, sys; print([m for m in ('torch','transformers','pyarrow','lxml','pandas','sklearn') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert result.stdout.strip() == "[]"

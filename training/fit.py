@@ -1,0 +1,390 @@
+"""`moderation train`: fit the adapter and the head, calibrate, and write a model directory.
+
+Runs on a CPU, on a GPU, or on several machines under `accelerate launch` without a change. A checkpoint is written as it
+goes; the same command after a `kill -9` continues from it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import platform
+import random
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data import corpora
+from moderation import text as encoding
+from moderation.model import DEFAULT_ENCODER, Encoder, Moderator, load_encoder
+from moderation.network import Head
+from moderation.policy import DEFAULT
+from moderation.schema import LABELS, Comment, UserError
+from training import calibrate
+from training.batches import Batch, Mix, mixed, nearest_groups, plan
+from training.examples import Example, Group, group, labelled, read_threads, weak
+
+RECIPE = Path(__file__).parent / "recipe.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What is trained on what, and how; read from a TOML file whose keys are these names.
+
+    Attributes:
+        encoder: package, folder or hub name of the encoder.
+        head_epochs: passes that fit the head alone on the frozen encoder's vectors, so that a random head does not
+            first destroy the encoder's sense of similarity (Kumar et al. 2022, arXiv:2202.10054).
+        epochs: passes over the examples that train adapter and head together.
+        learning_rate: of the adapter; the head learns at `head_rate`.
+        rank: of the LoRA adapter (Hu et al. 2021, arXiv:2106.09685); 0 trains the head alone.
+        group_size: comments of one article in a batch.
+        gold, threads: weight of one hand-labelled comment of gold-train and of our own threads; 0 leaves them out.
+        weak: by corpus, the largest number of weakly labelled examples and their weight.
+        mix: see `batches.Mix`.
+        seed: of every random choice.
+    """
+
+    encoder: str = DEFAULT_ENCODER
+    head_epochs: int = 4
+    epochs: int = 3
+    learning_rate: float = 1e-4
+    head_rate: float = 1e-3
+    warmup: float = 0.06
+    rank: int = 16
+    dropout: float = 0.2
+    hidden: int = 256
+    group_size: int = 4
+    gold: float = 1.0
+    threads: float = 1.0
+    weak: dict[str, tuple[int, float]] = field(default_factory=dict)
+    mix: Mix = Mix()
+    seed: int = 1
+
+    @classmethod
+    def load(cls, path: Path) -> Recipe:
+        """Read a recipe.
+
+        Raises:
+            UserError: the file cannot be read, or names what no recipe has.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise UserError(f"{path}: not a recipe ({error})") from error
+        unknown = set(table) - {part.name for part in fields(cls)}
+        if unknown:
+            raise UserError(f"{path}: unknown entries {', '.join(sorted(unknown))}")
+        try:
+            table["mix"] = Mix(**table.get("mix", {}))
+            table["weak"] = {name: (int(limit), float(weight)) for name, (limit, weight) in table.get("weak", {}).items()}
+            return cls(**table)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Examples to train on and rows to calibrate on, split by article, with the hashes of where they came from."""
+
+    train: list[Example]
+    held_out: list[tuple[Comment, str]]
+    sources: dict[str, dict[str, object]]
+
+
+def gather(recipe: Recipe, corpora_folder: Path | None, threads_folder: Path) -> Material:
+    """Everything that the recipe names. Held out for calibration: our validation split and every sixth gold article.
+
+    Raises:
+        UserError: a corpus is missing, or may not train.
+    """
+    train: list[Example] = []
+    held: list[tuple[Comment, str]] = []
+    sources: dict[str, dict[str, object]] = {}
+
+    def note(name: str, rows: Sequence[dict], used: int) -> None:
+        digest = hashlib.sha256(json.dumps(rows, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+        sources[name] = {"rows": len(rows), "used": used, "sha256": digest}
+
+    if recipe.threads:
+        rows = read_threads(threads_folder, "train")
+        train += labelled(rows, "threads", recipe.threads)
+        note("threads/train", rows, len(rows))
+        rows = read_threads(threads_folder, "validation")
+        held += [(Comment.from_row(row), row["label"]) for row in rows]
+        note("threads/validation (calibration)", rows, len(rows))
+    known: set[str] = set()
+    if recipe.gold:
+        rows = corpora.rows("gold-train", corpora_folder, "train")
+        known = {row["comment_text"].strip() for row in rows}
+        kept = [row for row in rows if not held_out(row["article_id"])]
+        train += labelled(kept, "gold", recipe.gold)
+        held += [(Comment.from_row(row), row["label"]) for row in rows if held_out(row["article_id"])]
+        note("gold-train", rows, len(kept))
+    for name, (limit, weight) in recipe.weak.items():
+        rows = [
+            row
+            for row in corpora.rows(name, corpora_folder, "train")
+            if row["comment_text"].strip() not in known and not held_out("gold:" + row["article_title"])
+        ]
+        examples = weak(rows, name, weight, limit, recipe.seed)
+        train += examples
+        note(name, rows, len(examples))
+    if not train:
+        raise UserError("the recipe leaves nothing to train on; give gold, threads or weak a weight above 0")
+    return Material(train, held, sources)
+
+
+def held_out(article_id: str) -> bool:
+    """Whether an article is kept for calibration: one in six, by a hash that never changes."""
+    return hashlib.sha256(article_id.encode()).digest()[0] < 43
+
+
+def fit(
+    recipe: Recipe,
+    material: Material,
+    out: Path,
+    report: Callable[[str, int, int, float], None] = lambda stage, step, steps, loss: None,
+) -> Moderator:
+    """Train, calibrate and write a model directory at `out`; returns the loaded model.
+
+    Args:
+        report: called after each step with the stage's name, the step, the number of steps and the loss.
+
+    A folder `out` + ".training" holds the checkpoint while it runs and is removed at the end.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+
+    accelerator = Accelerator(mixed_precision="bf16")
+    set_seed(recipe.seed)
+    tokenizer, transformer = load_encoder(recipe.encoder, attention="eager")
+    encoder = Encoder(tokenizer, transformer.to(accelerator.device))
+    groups = group(material.train, recipe.group_size, recipe.seed)
+    neighbours = nearest_groups(groups, encoder)
+    head = Head(encoder.width, len(encoding.SURFACE), recipe.hidden, recipe.dropout)
+    checkpoint = out.with_name(out.name + ".training")
+    identity = _identity(recipe, material)
+    if not (checkpoint / "latest.json").exists():
+        _fit_head(recipe, groups, neighbours, encoder, head, report)
+    network = _Network(_adapt(encoder, recipe), head)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in network.transformer.parameters() if p.requires_grad], "lr": recipe.learning_rate},
+            {"params": list(head.parameters()), "lr": recipe.head_rate},
+        ],
+        weight_decay=0.01,
+    )
+    epochs = [plan(groups, neighbours, recipe.mix, recipe.seed * 1000 + epoch) for epoch in range(recipe.epochs)]
+    steps = [(epoch, batch) for epoch, batches in enumerate(epochs) for batch in batches]
+    # Every process takes its own share of each epoch's batches; gradients are averaged between them.
+    mine = steps[accelerator.process_index : len(steps) - len(steps) % accelerator.num_processes : accelerator.num_processes]
+    warm = max(1, int(recipe.warmup * len(mine)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, len(mine)))))),
+    )
+    network, optimizer = accelerator.prepare(network, optimizer)
+    accelerator.register_for_checkpointing(schedule)
+    done, losses = _resume(accelerator, checkpoint, identity)
+    network.train()
+    for number in range(done, len(mine)):
+        shuffler = random.Random(f"{recipe.seed}/{accelerator.process_index}/{number}")
+        torch.manual_seed(recipe.seed * 100_003 + number)
+        examples = mixed([groups[index] for index in mine[number][1]], recipe.mix, shuffler)
+        batch = Batch(examples, encoder, recipe.mix, shuffler)
+        with accelerator.autocast():
+            loss = network(batch, encoder)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+        report("training", number + 1, len(mine), losses[-1])
+        if (number + 1) % 100 == 0 and number + 1 < len(mine):
+            _save_checkpoint(accelerator, checkpoint, identity, number + 1, losses)
+    accelerator.wait_for_everyone()
+    trained = accelerator.unwrap_model(network)
+    if accelerator.is_main_process:
+        write_model(out, recipe, trained.transformer.eval(), trained.head.eval(), tokenizer, material, losses)
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    return Moderator.from_pretrained(out)
+
+
+def _fit_head(
+    recipe: Recipe,
+    groups: Sequence[Group],
+    neighbours: Sequence[Sequence[int]],
+    encoder: Encoder,
+    head: Head,
+    report: Callable[[str, int, int, float], None],
+) -> None:
+    """Fit the head on vectors of the frozen encoder; every text is encoded once and kept."""
+    frozen = _Remembering(encoder)
+    head.to(encoder.device).train()
+    batches = [
+        [groups[index] for index in batch]
+        for epoch in range(recipe.head_epochs)
+        for batch in plan(groups, neighbours, recipe.mix, recipe.seed * 1000 + 500 + epoch)
+    ]
+    optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.head_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, len(batches)), recipe.head_rate / 10)
+    for number, chosen in enumerate(batches):
+        shuffler = random.Random(f"{recipe.seed}/head/{number}")
+        loss = Batch(mixed(chosen, recipe.mix, shuffler), encoder, recipe.mix, shuffler).loss(frozen, head)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        report("fitting the head", number + 1, len(batches), float(loss.detach()))
+
+
+class _Remembering(Encoder):
+    """An encoder that computes each token list once, without gradients."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder.tokenizer, encoder.transformer)
+        self._known: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def forward(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        missing = [row for row in ids if tuple(row) not in self._known]
+        if missing:
+            with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16):
+                for row, vector in zip(missing, super().forward(missing), strict=True):
+                    self._known[tuple(row)] = vector
+        return torch.stack([self._known[tuple(row)] for row in ids])
+
+
+class _Network(torch.nn.Module):
+    """Encoder and head under one `forward`, as data-parallel training needs it."""
+
+    def __init__(self, transformer: torch.nn.Module, head: Head) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.head = head
+
+    def forward(self, batch: Batch, encoder: Encoder) -> torch.Tensor:
+        return batch.loss(Encoder(encoder.tokenizer, self.transformer), self.head)
+
+
+def _adapt(encoder: Encoder, recipe: Recipe) -> torch.nn.Module:
+    if not recipe.rank:
+        return encoder.transformer.requires_grad_(False)
+    from peft import LoraConfig, get_peft_model
+
+    # The frozen weights are kept as the matrix units take them; autocast would convert them anew in every pass.
+    frozen = encoder.transformer.to(torch.bfloat16)
+    config = LoraConfig(
+        r=recipe.rank, lora_alpha=recipe.rank, lora_dropout=0.05, target_modules="all-linear", bias="none"
+    )
+    return get_peft_model(frozen, config)
+
+
+def _identity(recipe: Recipe, material: Material) -> str:
+    return hashlib.sha256(json.dumps([asdict(recipe), material.sources], sort_keys=True).encode()).hexdigest()
+
+
+def _save_checkpoint(accelerator, folder: Path, identity: str, step: int, losses: list[float]) -> None:
+    # Two folders take turns and the pointer moves last, so a kill at any moment leaves a whole checkpoint.
+    target = folder / f"step-{step % 200}"
+    accelerator.save_state(str(target))
+    if accelerator.is_main_process:
+        pointer = {"identity": identity, "step": step, "folder": target.name, "losses": losses}
+        (folder / "latest.tmp").write_text(json.dumps(pointer))
+        (folder / "latest.tmp").replace(folder / "latest.json")
+
+
+def _resume(accelerator, folder: Path, identity: str) -> tuple[int, list[float]]:
+    try:
+        pointer = json.loads((folder / "latest.json").read_text())
+    except (OSError, ValueError):
+        return 0, []
+    if pointer["identity"] != identity:  # another recipe or other data: start anew
+        shutil.rmtree(folder, ignore_errors=True)
+        return 0, []
+    accelerator.load_state(str(folder / pointer["folder"]))
+    return pointer["step"], pointer["losses"]
+
+
+def write_model(
+    out: Path, recipe: Recipe, transformer, head: Head, tokenizer, material: Material, losses: Sequence[float]
+) -> None:
+    """Write the model directory: adapter, head, loss curve, and a manifest with calibration, sources and checksums."""
+    from safetensors.torch import save_file
+
+    if out.exists():
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    if recipe.rank:
+        transformer.half().save_pretrained(out / "adapter", safe_serialization=True)
+        transformer.float()
+        (out / "adapter" / "README.md").unlink(missing_ok=True)
+        settings = json.loads((out / "adapter" / "adapter_config.json").read_text())
+        settings["base_model_name_or_path"] = recipe.encoder  # not the path on the machine that trained it
+        (out / "adapter" / "adapter_config.json").write_text(json.dumps(settings, indent=1, sort_keys=True))
+    save_file({name: tensor.half().contiguous().cpu() for name, tensor in head.state_dict().items()}, out / "head.safetensors")
+    with (out / "loss.csv").open("w", newline="") as lines:
+        csv.writer(lines).writerows([("step", "loss"), *((step + 1, round(loss, 4)) for step, loss in enumerate(losses))])
+    trained_on = sorted({fingerprint(example.comment.text) for example in material.train})
+    (out / "trained_on.txt").write_text("\n".join(trained_on) + "\n")
+    manifest = {
+        "version": "",
+        "encoder": recipe.encoder,
+        "encoding": encoding.ENCODING,
+        "labels": list(LABELS),
+        "languages": ["en"],
+        "head": {"hidden": recipe.hidden, "dropout": recipe.dropout},
+        "calibration": {"scale": [1.0] * len(LABELS), "bias": [0.0] * len(LABELS)},
+        "thresholds": DEFAULT.to_table(),
+        "recipe": asdict(recipe),
+        "sources": material.sources,
+        "software": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")} | {"python": platform.python_version()},
+        "commit": _commit(),
+        "files": {},
+    }
+    _seal(out, manifest)
+    uncalibrated = Moderator.from_pretrained(out)
+    if material.held_out:
+        probabilities = uncalibrated.predict_proba([comment for comment, _ in material.held_out])
+        truth = np.array([LABELS.index(label) for _, label in material.held_out])
+        manifest["calibration"] = calibrate.vector_scaling(np.log(np.clip(probabilities, 1e-9, 1)), truth)
+    _seal(out, manifest)
+
+
+def fingerprint(text: str) -> str:
+    """Twelve hex digits that recognise a training comment without giving its text away."""
+    return hashlib.sha256(text.strip().lower().encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def _seal(folder: Path, manifest: dict) -> None:
+    """Checksum every file and name the version after them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in (".safetensors", ".json") and path.name != "manifest.json")
+    manifest["files"] = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    manifest["version"] = ""
+    digest = hashlib.sha256(json.dumps([manifest["files"], manifest["calibration"]], sort_keys=True).encode()).hexdigest()
+    manifest["version"] = f"thread-{digest[:10]}"
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _commit() -> str:
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+__all__ = ["RECIPE", "Group", "Material", "Recipe", "fit", "gather", "write_model"]
