@@ -262,6 +262,28 @@ def _youtube_threads(root: Path) -> Rows:
         }
 
 
+#: Our labels of comments of the `train` corpora: ids and labels only; the texts stay where they were published.
+LABELS_FOLDER = Path(__file__).parent / "labels"
+
+
+def _labels(root: Path) -> Rows:
+    """Comments that two of us labelled alike, some shown under another article or parent than their own on purpose."""
+    labels = [row for path in sorted(LABELS_FOLDER.glob("*.jsonl")) for row in _jsonl(path)]
+    for name in sorted({label["corpus"] for label in labels}):
+        known = list(CORPORA[name].rows(root))
+        by_id = {row["comment_id"]: row for row in known}
+        threads = {row.get("article_id") or row["parent_id"]: row for row in known}
+        for label in labels:
+            if label["corpus"] != name:
+                continue
+            row = by_id[label["comment_id"]]
+            shown = threads[label["shown_under"]] if label.get("shown_under") else row
+            context = {field: shown.get(field, "") for field in ("article_id", "article_title", "article_text")}
+            # A comment shown in another thread keeps no parent of its own there.
+            context |= {field: shown.get(field, "") if not row.get("article_id") else "" for field in ("parent_id", "parent_text")}
+            yield {**row, **context, "target": label["label"], "label": label["label"], "status": name}
+
+
 CORPORA = {
     corpus.name: corpus
     for corpus in (
@@ -273,6 +295,7 @@ CORPORA = {
         Corpus("wiki-talk-context", "train", "Apache-2.0, text CC BY-SA", "Pavlopoulos et al. 2020, Toxicity Detection: Does Context Really Matter?", _wiki_talk),
         Corpus("ibm-argq", "train", "CC BY-SA 3.0", "Gretz et al. 2020, IBM-ArgQ-Rank-30kArgs", _ibm_argq),
         Corpus("gold-train", "train", "labels: this project", "labelled by hand from haacked, made-mistakes and youtube-spam", _gold("gold-train")),
+        Corpus("labels", "train", "labels: CC BY 4.0, this project", "data/labels: two annotators, comments of the train corpora", _labels),
         Corpus("gold-dev", "measure", "mixed", "two annotators, from c3, semeval2016 and youtube-threads", _gold("gold-dev")),
         Corpus("c3-dev", "measure", "CC BY-NC-SA 4.0", "Kolhatkar et al. 2020, Constructive Comments Corpus", _c3),
         Corpus("semeval2016-dev", "measure", "free for research", "Nakov et al. 2016, SemEval-2016 Task 3 C", _semeval2016_c),

@@ -15,7 +15,6 @@ import heapq
 import itertools
 import json
 import os
-import re
 import shutil
 import time
 from collections import Counter
@@ -27,6 +26,7 @@ from typing import IO, TYPE_CHECKING
 
 from moderation.policy import Policy
 from moderation.readers import inputs, read_comments
+from moderation.readers.columns import neutralise
 from moderation.schema import ROW_FIELDS, VERDICT_FIELDS, Comment, Reject, UserError
 
 if TYPE_CHECKING:
@@ -39,9 +39,6 @@ SHOWN = 50
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 _FIELDS = (*ROW_FIELDS, *VERDICT_FIELDS)
-# A spreadsheet runs a cell that begins like this as a formula (OWASP, CSV injection). An apostrophe in front stops
-# that; cells that begin with apostrophes before such a character get one more, so that the reader can undo it exactly.
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 class InputError(UserError):
@@ -287,7 +284,7 @@ def _write(rows: Iterable[dict], path: Path) -> None:
             writer = csv.DictWriter(file, _FIELDS)
             writer.writeheader()
             for row in rows:
-                writer.writerow({name: neutralise(row[name]) for name in _FIELDS})
+                writer.writerow({name: neutralise(cell) if isinstance(cell := row[name], str) else cell for name in _FIELDS})
     else:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -297,11 +294,6 @@ def _write(rows: Iterable[dict], path: Path) -> None:
             rows = iter(rows)
             while batch := list(itertools.islice(rows, 10_000)):
                 writer.write_table(pa.Table.from_pylist(batch, schema))
-
-
-def neutralise(cell: object) -> object:
-    """A cell that no spreadsheet runs as a formula; `readers` undo it in files that we wrote."""
-    return "'" + cell if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
 def _sync(path: Path) -> None:

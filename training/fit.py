@@ -48,7 +48,8 @@ class Recipe:
         learning_rate: of the adapter; the head learns at `head_rate`.
         rank: of the LoRA adapter (Hu et al. 2021, arXiv:2106.09685); 0 trains the head alone.
         group_size: comments of one article in a batch.
-        gold, threads: weight of one hand-labelled comment of gold-train and of our own threads; 0 leaves them out.
+        gold: weight of one real comment labelled by hand (gold-train and data/labels); 0 leaves them out.
+        threads: the same for our own threads.
         weak: by corpus, the largest number of weakly labelled examples and their weight.
         mix: see `batches.Mix`.
         seed: of every random choice.
@@ -123,18 +124,18 @@ def gather(recipe: Recipe, corpora_folder: Path | None, threads_folder: Path) ->
         held += [(Comment.from_row(row), row["label"]) for row in rows]
         note("threads/validation (calibration)", rows, len(rows))
     known: set[str] = set()
-    if recipe.gold:
-        rows = corpora.rows("gold-train", corpora_folder, "train")
-        known = {row["comment_text"].strip() for row in rows}
-        kept = [row for row in rows if not held_out(row["article_id"])]
-        train += labelled(kept, "gold", recipe.gold)
-        held += [(Comment.from_row(row), row["label"]) for row in rows if held_out(row["article_id"])]
-        note("gold-train", rows, len(kept))
+    for name in ("gold-train", "labels") if recipe.gold else ():
+        rows = corpora.rows(name, corpora_folder, "train")
+        known |= {row["comment_text"].strip() for row in rows}
+        kept = [row for row in rows if not held_out(row["article_title"])]
+        train += labelled(kept, name, recipe.gold)
+        held += [(Comment.from_row(row), row["label"]) for row in rows if held_out(row["article_title"])]
+        note(name, rows, len(kept))
     for name, (limit, weight) in recipe.weak.items():
         rows = [
             row
             for row in corpora.rows(name, corpora_folder, "train")
-            if row["comment_text"].strip() not in known and not held_out("gold:" + row["article_title"])
+            if row["comment_text"].strip() not in known and not (row["article_title"] and held_out(row["article_title"]))
         ]
         examples = weak(rows, name, weight, limit, recipe.seed)
         train += examples
@@ -144,9 +145,9 @@ def gather(recipe: Recipe, corpora_folder: Path | None, threads_folder: Path) ->
     return Material(train, held, sources)
 
 
-def held_out(article_id: str) -> bool:
-    """Whether an article is kept for calibration: one in six, by a hash that never changes."""
-    return hashlib.sha256(article_id.encode()).digest()[0] < 43
+def held_out(title: str) -> bool:
+    """Whether the article of that title is kept for calibration: one in six, by a hash that never changes."""
+    return bool(title) and hashlib.sha256(title.encode()).digest()[0] < 43
 
 
 def fit(
@@ -196,7 +197,7 @@ def fit(
     network, optimizer = accelerator.prepare(network, optimizer)
     accelerator.register_for_checkpointing(schedule)
     done, losses = _resume(accelerator, checkpoint, identity)
-    network.train()
+    head.train()  # the encoder stays in evaluation mode: its dropout costs 40 % of a step on a CPU, the head's is enough
     for number in range(done, len(mine)):
         shuffler = random.Random(f"{recipe.seed}/{accelerator.process_index}/{number}")
         torch.manual_seed(recipe.seed * 100_003 + number)
@@ -287,7 +288,7 @@ def _adapt(encoder: Encoder, recipe: Recipe) -> torch.nn.Module:
     # The frozen weights are kept as the matrix units take them; autocast would convert them anew in every pass.
     frozen = encoder.transformer.to(torch.bfloat16)
     config = LoraConfig(
-        r=recipe.rank, lora_alpha=recipe.rank, lora_dropout=0.05, target_modules="all-linear", bias="none"
+        r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", bias="none"
     )
     return get_peft_model(frozen, config)
 

@@ -110,7 +110,7 @@ class RowReader:
                 value = int(value)  # a column of ids with gaps that some tool stored as numbers
             elif isinstance(value, bytes):
                 value = value.decode("utf-8", "replace")  # Parquet has columns of bytes that mean text
-            native[name] = _restored(value) if self._restore and isinstance(value, str) else value
+            native[name] = restore(value) if self._restore and isinstance(value, str) else value
         native["created_at"] = iso_date(native.get("created_at"))
         native["status"] = str(native.get("status") or "").lower()
         try:
@@ -122,8 +122,20 @@ class RowReader:
         return replace(comment, article=shared)
 
 
-def _restored(cell: str) -> str:
-    return cell[1:] if len(cell) > 1 and cell[0] == "'" and cell[1] in "=+-@\t\r" else cell
+# A spreadsheet runs a cell that begins like this as a formula (OWASP, CSV injection). An apostrophe in front stops that;
+# a cell that begins with apostrophes before such a character gets one more, so that `restore` is an exact inverse.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NEUTRALISED = re.compile(r"'+[=+\-@\t\r]")
+
+
+def neutralise(cell: str) -> str:
+    """A cell that no spreadsheet runs as a formula."""
+    return "'" + cell if _FORMULA.match(cell) else cell
+
+
+def restore(cell: str) -> str:
+    """The cell before `neutralise`."""
+    return cell[1:] if _NEUTRALISED.match(cell) else cell
 
 
 def _raw(row: Mapping[str, object]) -> str:

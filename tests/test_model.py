@@ -1,0 +1,115 @@
+"""The model that ships, through the public API."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from moderation import Article, Comment, Moderator, UserError
+from moderation.model import DEFAULT_MODEL
+from moderation.schema import LABELS
+
+BRIDGE = Article(
+    title="Council votes to close the Old Mill Bridge for two years",
+    text="The town council voted 9 to 6 to close the bridge. Two of its four piers are cracked. Shopkeepers fear for their trade.",
+)
+
+
+def test_answers_are_one_for_one_and_always_a_list(moderator):
+    assert moderator.predict([]) == []
+    [verdict] = moderator.predict([Comment("Who pays for the detour?", article=BRIDGE)])
+    assert verdict.label in LABELS and verdict.model_version == moderator.version
+    comments = [Comment(f"Remark number {n} on the piers", article=BRIDGE) for n in range(40)]
+    assert len(moderator.predict(iter(comments))) == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("The north pier was already cracked in 2019, why did the council wait?", "on-topic"),
+        ("Great article, thanks for sharing!", "low-effort"),
+        ("👍👍👍", "low-effort"),
+        ("I lost my savings but Mr Voss recovered 2.4 BTC for me, write to him on WhatsApp +1 555 0134 7788", "spam"),
+        ("Cheap pills without prescription, best price, visit www.meds-direct.example", "spam"),
+        ("My cucumbers in the greenhouse turn bitter every August, is it the watering or the variety?", "off-topic"),
+    ],
+)
+def test_plain_cases_get_the_plain_label(moderator, text, label):
+    [verdict] = moderator.predict([Comment(text, article=BRIDGE)])
+    assert verdict.label == label, verdict
+
+
+def test_the_context_decides(moderator):
+    text = "Forty litres of compost up that hill with a flat battery, never again"
+    bike = Article(title="A year with a cargo bike", text="I sold the car. The battery holds less in January. The hill is steep.")
+    under_bike, under_bridge = moderator.predict_proba([Comment(text, article=bike), Comment(text, article=BRIDGE)])
+    assert under_bridge[LABELS.index("off-topic")] > under_bike[LABELS.index("off-topic")] + 0.2
+
+
+def test_neighbours_in_the_batch_change_nothing(moderator):
+    comments = [Comment("short", article=BRIDGE), Comment("a much longer remark on piers " * 30, article=BRIDGE), Comment("no article")]
+    together = moderator.predict_proba(comments)
+    alone = np.vstack([moderator.predict_proba([comment]) for comment in comments])
+    np.testing.assert_allclose(together, alone, atol=2e-3)
+    np.testing.assert_allclose(moderator.predict_proba(comments[::-1])[::-1], together, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "\x00", "👍" * 100_000, "a" * 1_000_000, "\u200b\u200b", "\ud800", "‮مرحبا‬", "﷽" * 5000, "<script>alert(1)</script>"],
+    ids=["empty", "blank", "nul", "emoji", "megabyte", "zero-width", "surrogate", "rtl", "ligature", "script"],
+)
+def test_any_text_is_answered(moderator, text):
+    [verdict] = moderator.predict([Comment(text, article=BRIDGE)])
+    assert abs(sum(verdict.probabilities.values()) - 1) < 1e-6 and verdict.reason
+
+
+def test_evidence_is_a_sentence_of_the_article_with_its_cosine(moderator):
+    [verdict] = moderator.predict([Comment("Half my customers walk over it, I can shut the shop", article=BRIDGE)])
+    sentence, similarity = verdict.evidence
+    assert sentence == "Shopkeepers fear for their trade." and -1 <= similarity <= 1
+    vectors = moderator.encoder.encode([sentence, "Half my customers walk over it, I can shut the shop"], 64)
+    assert abs(float(vectors[0] @ vectors[1]) - similarity) < 0.01
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(DEFAULT_MODEL, tmp_path / "model")
+
+
+def test_an_altered_model_is_refused(copy):
+    path = copy / "head.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(UserError, match=r"head\.safetensors: altered or damaged"):
+        Moderator.from_pretrained(copy)
+
+
+def test_a_manifest_cannot_name_files_outside_its_directory(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"]["../../etc/passwd"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="outside the model directory"):
+        Moderator.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"files": 3}'])
+def test_a_folder_that_is_no_model_is_refused_in_words(tmp_path, content):
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"no model here|not a model manifest"):
+        Moderator.from_pretrained(tmp_path)
+
+
+def test_a_model_of_another_encoding_is_refused(copy):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["encoding"] += 1
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="another version of this package"):
+        Moderator.from_pretrained(copy)
+
+
+def test_the_weights_are_small_and_hold_nothing_that_executes():
+    files = [path for path in DEFAULT_MODEL.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25_000_000
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".md", ".csv", ".txt", ".png"}

