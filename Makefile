@@ -26,6 +26,7 @@ demo: .venv/ready  ## label the sample comments with the model that ships
 	@echo "Next: $(BIN)/moderation score YOUR-EXPORT --out labelled.csv     (WordPress, Disqus, Coral, Reddit, CSV, a saved page ...)"
 
 test: .venv/ready  ## run the whole test suite
+	@.ci/system-packages
 	$(BIN)/python -m pytest
 
 lint: .venv/ready  ## check style
