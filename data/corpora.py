@@ -18,6 +18,7 @@ import gzip
 import html
 import json
 import os
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,6 +238,19 @@ def _c3(root: Path) -> Rows:
         }
 
 
+def _c3_pairs(root: Path) -> Rows:
+    """600 on-topic comments under their own title (positive 0) and under another article's (positive 1)."""
+    chooser = random.Random(0)
+    chosen = [row for row in _c3(root) if row["target"] == "on-topic"]
+    chooser.shuffle(chosen)
+    chosen = chosen[:600]
+    titles = {row["article_title"]: row["article_id"] for row in sorted(chosen, key=lambda row: row["article_title"])}
+    for row in chosen:
+        foreign = chooser.choice([title for title in titles if title != row["article_title"]])
+        yield {**row, "target": "", "positive": "0"}
+        yield {**row, "comment_id": f"{row['comment_id']}-moved", "article_id": titles[foreign], "article_title": foreign, "target": "", "positive": "1"}
+
+
 def _semeval2016_c(root: Path) -> Rows:
     for number, row in enumerate(_csv(root / "semeval2016-dev" / "SubtaskC_VAL-BASE.csv")):
         yield {
@@ -298,6 +312,7 @@ CORPORA = {
         Corpus("labels", "train", "labels: CC BY 4.0, this project", "data/labels: two annotators, comments of the train corpora", _labels),
         Corpus("gold-dev", "measure", "mixed", "two annotators, from c3, semeval2016 and youtube-threads", _gold("gold-dev")),
         Corpus("c3-dev", "measure", "CC BY-NC-SA 4.0", "Kolhatkar et al. 2020, Constructive Comments Corpus", _c3),
+        Corpus("c3-pairs", "measure", "CC BY-NC-SA 4.0", "c3-dev, on-topic comments under their own and another title", _c3_pairs),
         Corpus("semeval2016-dev", "measure", "free for research", "Nakov et al. 2016, SemEval-2016 Task 3 C", _semeval2016_c),
         Corpus("youtube-threads", "measure", "none stated", "YouTube comments, October 2013", _youtube_threads),
     )

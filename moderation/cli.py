@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -57,14 +58,19 @@ def score(
     if out is None:
         stem = "stdin" if paths[0] == "-" else Path(paths[0]).name.split(".")[0] or "comments"
         out = Path(f"{stem}.scored.jsonl")
-    _quiet()
+    quiet()
     from moderation.score import score as run
 
     with _Progress(paths, format, columns) as progress:
         from moderation.model import Moderator
 
-        moderator = Moderator.from_pretrained(model)
-        summary = run(paths, out, moderator, format=format, columns=columns, policy=policy, progress=progress.update)
+        try:
+            moderator = Moderator.from_pretrained(model)
+            summary = run(paths, out, moderator, format=format, columns=columns, policy=policy, progress=progress.update)
+        except KeyboardInterrupt:
+            progress.stop()
+            print("moderation: interrupted; what is done is kept, run the same command again to go on", file=sys.stderr)
+            raise typer.Exit(130) from None
     _show(summary, show)
     if strict and summary.set_aside:
         raise typer.Exit(4)
@@ -125,6 +131,9 @@ class _Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         self._stop = True
         self._bar.stop()
 
@@ -193,15 +202,18 @@ def printable(text: str) -> str:
 _BIDI = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f"
 
 
-def _quiet() -> None:
-    """Keep the libraries' own chatter off the terminal, and offline: models are local files."""
+def quiet() -> None:
+    """Keep the libraries' own chatter off the terminal and their threads polite; must run before torch is imported."""
     for name, value in (
         ("TOKENIZERS_PARALLELISM", "false"),
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        # Threads that wait by spinning make torch several times slower as soon as anything else wants a core.
+        ("OMP_WAIT_POLICY", "passive"),
     ):
         os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _commands() -> None:
@@ -222,9 +234,6 @@ def main() -> None:
 
         print(f"moderation: {printable(str(error))}", file=sys.stderr)
         sys.exit(3 if isinstance(error, InputError) else 1 if isinstance(error, OutputError) else 2)
-    except KeyboardInterrupt:
-        print("moderation: interrupted; what is done is kept, run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -185,12 +185,15 @@ class Moderator:
             language = encoding.detect_language(comment.text)
             supported = not language or language in self.languages
             evidence = nearest[index]
+            reason = explain(label, comment, evidence, parents[index]) if supported else UNSUPPORTED_LANGUAGE
+            if supported and by_label[label] < 0.5:
+                reason = f"uncertain, no label reaches one half; {reason}"
             verdicts.append(
                 Verdict(
                     label=label,
                     probabilities=by_label,
                     action=policy.action(by_label, supported),
-                    reason=explain(label, comment, evidence, parents[index]) if supported else UNSUPPORTED_LANGUAGE,
+                    reason=reason,
                     model_version=self.version,
                     evidence=evidence,
                 )

@@ -15,7 +15,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from moderation.schema import Article, Comment
+from moderation.schema import Article, Comment, clean_text
 
 #: Version of this encoding; a model trained under another one refuses to load.
 ENCODING = 1
@@ -104,6 +104,7 @@ def fold(text: str) -> str:
     Unicode compatibility forms (NFKC), zero-width characters, look-alike letters inside Latin words, stretched letters
     and long link tails are folded; words, order and punctuation stay.
     """
+    text = clean_text(text)
     if len(text) > 4 * (COMMENT_HEAD + COMMENT_TAIL):
         text = text[: 2 * COMMENT_HEAD] + "\n" + text[-2 * COMMENT_TAIL :]
     if not text.isascii():

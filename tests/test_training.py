@@ -125,7 +125,7 @@ def test_moving_a_comment_makes_it_off_topic_only_if_it_was_on_topic():
     import random
 
     groups = group(labelled(rows(40), "test"), 4, seed=1)
-    movers = mixed(groups, Mix(moved=1.0, strangers=1.0), random.Random(0))
+    movers = mixed(groups, Mix(moved=2, strangers=1.0), random.Random(0))
     by_text = {row["comment_text"]: row for row in rows(40)}
     moved = [example for example in movers if example.comment.article.title != by_text[example.comment.text]["article_title"]]
     assert moved

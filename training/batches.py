@@ -27,8 +27,9 @@ class Mix:
     Attributes:
         groups: groups (articles) in a batch.
         near: how many of a seed group's nearest articles join it.
-        moved: share of movable comments that also appear under another article of the batch.
-        moved_weight: weight of their loss, below 1 because half-and-half pairs teach the wrong prior.
+        near_sources: sources whose nearest articles join; on a blog with one theme a third of such pairs are on-topic.
+        moved: in how many other threads of the batch each movable comment also appears; their articles are encoded anyway.
+        moved_weight: weight of their loss together, below 1 because half-and-half pairs teach the wrong prior.
         title_only: share of groups that show only the title.
         sentences: most article sentences shown in training, drawn at random.
         strangers: share of spam and low-effort comments shown under another article than their own.
@@ -36,8 +37,9 @@ class Mix:
 
     groups: int = 10
     near: int = 2
-    moved: float = 0.5
-    moved_weight: float = 0.5
+    near_sources: tuple[str, ...] = ("threads", "ibm-argq")
+    moved: int = 3
+    moved_weight: float = 0.6
     title_only: float = 0.35
     sentences: int = 8
     strangers: float = 0.4
@@ -56,7 +58,7 @@ def plan(groups: Sequence[Group], neighbours: Sequence[Sequence[int]], mix: Mix,
         used[index] = True
         sequence.append(index)
         taken = 0
-        for other in neighbours[index]:
+        for other in neighbours[index] if groups[index].source in mix.near_sources else ():
             if taken == mix.near:
                 break
             if not used[other]:
@@ -105,8 +107,9 @@ def mixed(groups: Sequence[Group], mix: Mix, shuffler: random.Random) -> list[Ex
             if others and fixed and shuffler.random() < mix.strangers:
                 example = move(example, *shuffler.choice(others), 1.0)
             examples.append(example)
-            if others and example.movable and shuffler.random() < mix.moved:
-                examples.append(move(example, *shuffler.choice(others), mix.moved_weight))
+            if example.movable:
+                drawn = shuffler.sample(others, min(mix.moved, len(others)))
+                examples += [move(example, *other, mix.moved_weight / mix.moved) for other in drawn]
     return examples
 
 

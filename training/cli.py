@@ -55,35 +55,91 @@ def train(
 
 
 def evaluate(
-    paths: Annotated[list[str], typer.Argument(metavar="LABELLED…", help="Native rows with a label column (JSONL).")],
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A model directory. Default: the shipped model.")] = None,
+    paths: Annotated[list[str], typer.Argument(metavar="LABELLED…", help="Rows with a label: JSONL, CSV, Parquet; or corpus:NAME.")],
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="A model directory; several are compared. Default: the shipped model.")] = None,
+    yardstick: Annotated[list[str] | None, typer.Option(help="Compare with majority, tfidf, cosine, setfit or hub:NAME; repeat for several.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for report.html, report.json, report.md and more.")] = None,
+    budget: Annotated[str, typer.Option(help="What people can read: 200/5000, 4% or 0.04.")] = "4%",
+    auto_precision: Annotated[float, typer.Option(min=0.5, max=1.0, help="Precision at which a label may be given unseen.")] = 0.99,
+    slice: Annotated[list[str] | None, typer.Option("--slice", help="A column to slice by, besides the standard ones.")] = None,
+    group: Annotated[list[str] | None, typer.Option("--group", help="A column of membership (0..1) for subgroup metrics.")] = None,
+    positive_label: Annotated[str | None, typer.Option(help="Rows answer one question, `positive` 0 or 1: the label it stands for.")] = None,
+    label: Annotated[str, typer.Option(help="Column of the human label.")] = "label",
+    second_label: Annotated[str | None, typer.Option(help="Column of a second person's label: their agreement is the ceiling.")] = None,
+    labels: Annotated[str | None, typer.Option("--labels", help="Table of comment_id,label for an export without labels.")] = None,
+    map: Annotated[str, typer.Option("--map", help="Columns by name: comment_text=body,article_title=headline")] = "",
+    train: Annotated[list[str] | None, typer.Option("--train", help="Labelled rows from which yardsticks learn; else cross-validated.")] = None,
+    after: Annotated[str | None, typer.Option(help="Time split: measure rows from this date on, yardsticks learn from those before.")] = None,
+    label_map: Annotated[str, typer.Option(help="For hub:NAME, THEIRS=OURS,…: LABEL_0=on-topic,LABEL_1=spam")] = "",
+    corpora: Annotated[Path | None, typer.Option(envvar="MODERATION_CORPORA", help="Folder of the public corpora, for corpus:NAME.")] = None,
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Run the attacks and the identity swaps.")] = True,
+    draws: Annotated[int, typer.Option(min=0, max=10_000, help="Bootstrap resamples.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
 ) -> None:
-    """Say how good a model is on labelled rows."""
-    import json
+    """Say how good a model is on labelled rows, for whom, and how sure one can be."""
+    from moderation.cli import quiet, parse_map
 
+    quiet()
     from rich.console import Console
-    from rich.table import Table
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from moderation.model import Moderator
-    from moderation.schema import LABELS, Comment, UserError
-    from training.evaluate import measure
+    from training import report
+    from training.examine import Contender, Questions, check, examine
+    from training.labelled import parse_budget, read, split_by_date
+    from training.yardsticks import check_name, contender
 
-    rows = []
-    for path in paths:
-        try:
-            with open(path, encoding="utf-8") as lines:
-                rows += [json.loads(line) for line in lines]
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: expected JSON lines of native rows with a label ({error})") from error
-    moderator = Moderator.from_pretrained(model)
-    truth = [row.get("label", "") for row in rows]
-    result = measure(truth, moderator.predict_proba([Comment.from_row(row) for row in rows]))
-    console = Console()
-    table = Table(title=f"{moderator.version} on {len(rows):,} comments", title_justify="left")
-    for heading in ("label", "n", "precision", "recall", "F1"):
-        table.add_column(heading, justify="left" if heading == "label" else "right")
-    for label in LABELS:
-        one = result["per_class"][label]
-        table.add_row(label, f"{one['n']}", f"{one['precision']:.3f}", f"{one['recall']:.3f}", f"{one['f1']:.3f}")
-    console.print(table)
-    console.print(f"macro-F1 {result['macro_f1']:.3f}   accuracy {result['accuracy']:.3f}   kappa {result['kappa']:.3f}", highlight=False)
+    questions = Questions(
+        budget=parse_budget(budget),
+        auto_precision=auto_precision,
+        slices=tuple(slice or ()),
+        identities=tuple(group or ()),
+        second_label=second_label,
+        positive_label=positive_label,
+        probe=probe and positive_label is None,
+        draws=draws,
+        seed=seed,
+    )
+    columns = parse_map(map)
+    binary = positive_label is not None
+    data = read(paths, columns=columns, label=label, labels_file=labels, corpora=corpora, binary=binary)
+    learn = read(train, columns=columns, label=label, corpora=corpora) if train else None
+    if after:
+        before, data = split_by_date(data, after)
+        learn = learn or (before if len(before) and not binary else None)
+    check(data, questions)
+    for name in yardstick or ():
+        check_name(name)
+    from moderation.model import DEFAULT_MODEL, Moderator  # torch takes seconds: wrong usage should not wait for it
+
+    contenders = []
+    for name in model or [None]:
+        moderator = Moderator.from_pretrained(name)
+        title = moderator.version if moderator.version not in [one.name for one in contenders] else f"{moderator.version} ({name})"
+        contenders.append(Contender(title, moderator.predict_proba, moderator, str(name or DEFAULT_MODEL)))
+    console = Console(stderr=True)
+    columns_shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns_shown, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what[:40], completed=done, total=total or None)
+
+        for name in yardstick or ():
+            show(f"yardstick {name}", 0, 0)
+            contenders.append(contender(name, data, learn, _pairs(label_map), positive_label, seed))
+        result = examine(data, contenders, questions, show)
+    if out is not None:
+        report.write(result, out)
+    report.to_terminal(result, Console(), out)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    from moderation.schema import UserError
+
+    pairs = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        theirs, equals, ours = part.rpartition("=")
+        if not equals or not theirs:
+            raise UserError(f"--label-map {part!r}: expected THEIRS=OURS")
+        pairs[theirs] = ours
+    return pairs

@@ -86,7 +86,10 @@ class Recipe:
         if unknown:
             raise UserError(f"{path}: unknown entries {', '.join(sorted(unknown))}")
         try:
-            table["mix"] = Mix(**table.get("mix", {}))
+            mix = table.get("mix", {})
+            if "near_sources" in mix:
+                mix["near_sources"] = tuple(mix["near_sources"])
+            table["mix"] = Mix(**mix)
             table["weak"] = {name: (int(limit), float(weight)) for name, (limit, weight) in table.get("weak", {}).items()}
             return cls(**table)
         except (TypeError, ValueError) as error:
@@ -338,6 +341,7 @@ def write_model(
     save_file({name: tensor.half().contiguous().cpu() for name, tensor in head.state_dict().items()}, out / "head.safetensors")
     with (out / "loss.csv").open("w", newline="") as lines:
         csv.writer(lines).writerows([("step", "loss"), *((step + 1, round(loss, 4)) for step, loss in enumerate(losses))])
+    _plot(losses, out / "loss.png")
     trained_on = sorted({fingerprint(example.comment.text) for example in material.train})
     (out / "trained_on.txt").write_text("\n".join(trained_on) + "\n")
     manifest = {
@@ -362,6 +366,20 @@ def write_model(
         truth = np.array([LABELS.index(label) for _, label in material.held_out])
         manifest["calibration"] = calibrate.vector_scaling(np.log(np.clip(probabilities, 1e-9, 1)), truth)
     _seal(out, manifest)
+
+
+def _plot(losses: Sequence[float], path: Path) -> None:
+    """The loss of every step and its running mean over fifty, as a picture."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    steps = np.arange(1, len(losses) + 1)
+    axes.plot(steps, losses, linewidth=0.5, alpha=0.4)
+    if len(losses) >= 50:
+        axes.plot(steps[49:], np.convolve(losses, np.ones(50) / 50, mode="valid"), linewidth=1.5)
+    axes.set(xlabel="step", ylabel="loss", title="Training loss, each step and mean of fifty")
+    figure.savefig(path, dpi=110)
 
 
 def fingerprint(text: str) -> str:
