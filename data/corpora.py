@@ -74,9 +74,13 @@ def rows(name: str, folder: str | Path | None = None, purpose: Use = "measure") 
     try:
         found = list(corpus.rows(root))
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: missing; expected the corpus {name} in its published layout under {root}") from error
+        raise UserError(
+            f"{error.filename}: missing; expected the corpus {name} in its published layout under {root}"
+        ) from error
     except (KeyError, ValueError, UnicodeDecodeError, csv.Error, OSError) as error:
-        raise UserError(f"the corpus {name} under {root} is not in its published layout ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"the corpus {name} under {root} is not in its published layout ({type(error).__name__}: {error})"
+        ) from error
     blank = dict.fromkeys((*ROW_FIELDS, *EXTRA_FIELDS), "")
     return [{**blank, **row, "corpus": name} for row in found if row["comment_text"].strip()]
 
@@ -96,7 +100,11 @@ def find(folder: str | Path | None) -> Path:
 
 
 def _open(path: Path):
-    return gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.suffix == ".gz" else path.open(encoding="utf-8-sig", newline="")
+    return (
+        gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8-sig", newline="")
+    )
 
 
 def _jsonl(path: Path) -> Iterator[dict]:
@@ -248,7 +256,14 @@ def _c3_pairs(root: Path) -> Rows:
     for row in chosen:
         foreign = chooser.choice([title for title in titles if title != row["article_title"]])
         yield {**row, "target": "", "positive": "0"}
-        yield {**row, "comment_id": f"{row['comment_id']}-moved", "article_id": titles[foreign], "article_title": foreign, "target": "", "positive": "1"}
+        yield {
+            **row,
+            "comment_id": f"{row['comment_id']}-moved",
+            "article_id": titles[foreign],
+            "article_title": foreign,
+            "target": "",
+            "positive": "1",
+        }
 
 
 def _semeval2016_c(root: Path) -> Rows:
@@ -294,25 +309,53 @@ def _labels(root: Path) -> Rows:
             shown = threads[label["shown_under"]] if label.get("shown_under") else row
             context = {field: shown.get(field, "") for field in ("article_id", "article_title", "article_text")}
             # A comment shown in another thread keeps no parent of its own there.
-            context |= {field: shown.get(field, "") if not row.get("article_id") else "" for field in ("parent_id", "parent_text")}
+            context |= {
+                field: shown.get(field, "") if not row.get("article_id") else "" for field in ("parent_id", "parent_text")
+            }
             yield {**row, **context, "target": label["label"], "label": label["label"], "status": name}
 
 
 CORPORA = {
     corpus.name: corpus
     for corpus in (
-        Corpus("haacked-blog", "train", "CC BY 2.0", "P. Haack, haacked.com, posts and comments 2004-2024", _blog("haacked-blog", ".gz")),
+        Corpus(
+            "haacked-blog",
+            "train",
+            "CC BY 2.0",
+            "P. Haack, haacked.com, posts and comments 2004-2024",
+            _blog("haacked-blog", ".gz"),
+        ),
         Corpus("made-mistakes-blog", "train", "MIT", "M. Rose, mademistakes.com", _blog("made-mistakes-blog", "")),
         Corpus("youtube-spam", "train", "CC BY 4.0", "Alberto, Lochter, Almeida 2015, TubeSpam (UCI)", _youtube_spam),
         Corpus("scamspot", "train", "MIT", "ScamSpot: Instagram scam comments", _scamspot),
         Corpus("tg-spam", "train", "MIT", "tg-spam sample messages", _tg_spam),
-        Corpus("wiki-talk-context", "train", "Apache-2.0, text CC BY-SA", "Pavlopoulos et al. 2020, Toxicity Detection: Does Context Really Matter?", _wiki_talk),
+        Corpus(
+            "wiki-talk-context",
+            "train",
+            "Apache-2.0, text CC BY-SA",
+            "Pavlopoulos et al. 2020, Toxicity Detection: Does Context Really Matter?",
+            _wiki_talk,
+        ),
         Corpus("ibm-argq", "train", "CC BY-SA 3.0", "Gretz et al. 2020, IBM-ArgQ-Rank-30kArgs", _ibm_argq),
-        Corpus("gold-train", "train", "labels: this project", "labelled by hand from haacked, made-mistakes and youtube-spam", _gold("gold-train")),
-        Corpus("labels", "train", "labels: CC BY 4.0, this project", "data/labels: two annotators, comments of the train corpora", _labels),
+        Corpus(
+            "gold-train",
+            "train",
+            "labels: this project",
+            "labelled by hand from haacked, made-mistakes and youtube-spam",
+            _gold("gold-train"),
+        ),
+        Corpus(
+            "labels",
+            "train",
+            "labels: CC BY 4.0, this project",
+            "data/labels: two annotators, comments of the train corpora",
+            _labels,
+        ),
         Corpus("gold-dev", "measure", "mixed", "two annotators, from c3, semeval2016 and youtube-threads", _gold("gold-dev")),
         Corpus("c3-dev", "measure", "CC BY-NC-SA 4.0", "Kolhatkar et al. 2020, Constructive Comments Corpus", _c3),
-        Corpus("c3-pairs", "measure", "CC BY-NC-SA 4.0", "c3-dev, on-topic comments under their own and another title", _c3_pairs),
+        Corpus(
+            "c3-pairs", "measure", "CC BY-NC-SA 4.0", "c3-dev, on-topic comments under their own and another title", _c3_pairs
+        ),
         Corpus("semeval2016-dev", "measure", "free for research", "Nakov et al. 2016, SemEval-2016 Task 3 C", _semeval2016_c),
         Corpus("youtube-threads", "measure", "none stated", "YouTube comments, October 2013", _youtube_threads),
     )

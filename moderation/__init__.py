@@ -1,11 +1,11 @@
 """Does this comment belong under this article?
 
-    >>> from moderation import Article, Comment, Moderator
-    >>> moderator = Moderator.from_pretrained()
-    >>> article = Article(title="City council votes to close the old bridge")
-    >>> [verdict] = moderator.predict([Comment("Nice article!", article=article)])
-    >>> verdict.label
-    'low-effort'
+>>> from moderation import Article, Comment, Moderator
+>>> moderator = Moderator.from_pretrained()
+>>> article = Article(title="City council votes to close the old bridge")
+>>> [verdict] = moderator.predict([Comment("Nice article!", article=article)])
+>>> verdict.label
+'low-effort'
 """
 
 from __future__ import annotations

@@ -41,12 +41,20 @@ def _root() -> None:
 
 @app.command()
 def score(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="Exports, saved pages, folders, or - for standard input.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Output: .jsonl, .csv or .parquet. Default: NAME.scored.jsonl here.")] = None,
-    format: Annotated[str | None, typer.Option("--format", "-f", help="Name the input format instead of having it recognised.")] = None,
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH…", help="Exports, saved pages, folders, or - for standard input.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output: .jsonl, .csv or .parquet. Default: NAME.scored.jsonl here.")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", "-f", help="Name the input format instead of having it recognised.")
+    ] = None,
     map: Annotated[str, typer.Option("--map", help="Columns by name: comment_text=body,article_title=headline")] = "",
     threshold_file: Annotated[Path | None, typer.Option(help="JSON with thresholds by label; see the README.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A model directory. Default: the model that comes with the package.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A model directory. Default: the model that comes with the package.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 4 when rows were set aside.")] = False,
     show: Annotated[int, typer.Option("--show", min=0, max=50, help="How many flagged comments to print at the end.")] = 8,
 ) -> None:
@@ -155,7 +163,9 @@ def _show(summary: Summary, show: int) -> None:
     console = Console()
     flagged = sum(count for action, count in summary.actions.items() if action != "approve")
     if summary.flagged and show:
-        table = Table(title=f"Flagged, the most certain first ({min(show, flagged)} of {flagged:,})", title_justify="left", expand=True)
+        table = Table(
+            title=f"Flagged, the most certain first ({min(show, flagged)} of {flagged:,})", title_justify="left", expand=True
+        )
         table.add_column("label", no_wrap=True)
         table.add_column("p", justify="right", no_wrap=True)
         table.add_column("comment", ratio=3)

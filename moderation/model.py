@@ -89,9 +89,7 @@ class Encoder:
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
         """Token ids of each text, cut to `max_tokens` with the special tokens kept."""
-        return self.tokenizer(list(texts), truncation=True, max_length=max_tokens, return_attention_mask=False)[
-            "input_ids"
-        ]
+        return self.tokenizer(list(texts), truncation=True, max_length=max_tokens, return_attention_mask=False)["input_ids"]
 
     def forward(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
         """Unit vectors (N, d) of N token lists in one pass, padded to the longest; gradients flow if enabled."""
@@ -204,9 +202,7 @@ class Moderator:
         """Calibrated probabilities (N, 4) in the order of `LABELS`."""
         return self.infer(list(comments))[0]
 
-    def infer(
-        self, comments: Sequence[Comment]
-    ) -> tuple[np.ndarray, list[tuple[str, float] | None], list[float | None]]:
+    def infer(self, comments: Sequence[Comment]) -> tuple[np.ndarray, list[tuple[str, float] | None], list[float | None]]:
         """Probabilities (N, 4), the nearest article segment with its similarity, and the similarity to the parent."""
         if not comments:
             return np.zeros((0, len(LABELS))), [], []
@@ -293,7 +289,9 @@ def read_manifest(folder: Path) -> dict:
         for key in ("version", "encoder", "head", "encoding", "calibration", "thresholds", "languages", "labels"):
             manifest[key]
     except FileNotFoundError as error:
-        raise UserError(f"{folder}: no model here; expected a folder with manifest.json as `moderation train` writes it") from error
+        raise UserError(
+            f"{folder}: no model here; expected a folder with manifest.json as `moderation train` writes it"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / 'manifest.json'}: not a model manifest ({type(error).__name__}: {error})") from error
     if tuple(manifest["labels"]) != LABELS or manifest["encoding"] != encoding.ENCODING:

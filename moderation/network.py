@@ -90,9 +90,7 @@ class Head(nn.Module):
 
 
 def _mlp(width: int, hidden: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1)
-    )
+    return nn.Sequential(nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1))
 
 
 def chain(logits: Tensor) -> Tensor:
@@ -103,9 +101,7 @@ def chain(logits: Tensor) -> Tensor:
     yes, no = F.logsigmoid(logits), F.logsigmoid(-logits)
     spam, low_effort, off_topic = yes.unbind(-1)
     not_spam, not_low, not_off = no.unbind(-1)
-    return torch.stack(
-        [not_spam + not_low + not_off, not_spam + not_low + off_topic, spam, not_spam + low_effort], dim=-1
-    )
+    return torch.stack([not_spam + not_low + not_off, not_spam + not_low + off_topic, spam, not_spam + low_effort], dim=-1)
 
 
 def pool(hidden: Tensor, attention_mask: Tensor) -> Tensor:

@@ -101,7 +101,9 @@ def score(
     policy = policy or moderator.policy
     with _as_input_error():
         files = inputs(paths)
-    if any(file.path != "-" and Path(file.path).exists() and out.exists() and os.path.samefile(file.path, out) for file in files):
+    if any(
+        file.path != "-" and Path(file.path).exists() and out.exists() and os.path.samefile(file.path, out) for file in files
+    ):
         raise UserError(f"{out}: is also an input; choose another --out")
     identity = hashlib.sha256(
         json.dumps(

@@ -46,7 +46,9 @@ SURFACE = (
     "has_parent",
 )
 
-_ZERO_WIDTH = re.compile("[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]")
+_ZERO_WIDTH = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
+)
 _LINK = re.compile(
     r"(?:https?://|www\.)[^\s<>\"')\]]+"
     r"|\b[a-z0-9](?:[a-z0-9-]{0,62}\.)+(?:com|net|org|info|biz|io|co|ru|cn|tk|xyz|me|tv|ly|uk|in|ng|ca|de|top|club|online|site|shop|example|win)\b(?:/[^\s<>\"')\]]*)?",

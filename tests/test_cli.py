@@ -9,7 +9,6 @@ import sys
 import time
 
 import pytest
-
 from conftest import ROOT, SAMPLES
 
 
@@ -21,7 +20,14 @@ def test_the_demo_command_prints_counts_flagged_comments_and_the_file(command, t
     done = command("score", SAMPLES, "--out", "labelled.csv", "--show", "30")
     printed = done.stdout.decode()
     assert done.returncode == 0, done.stderr
-    for expected in ("Summary", "low-effort", "spam", "57 rows: 57 scored", "Labelled rows: labelled.csv", "reads as promotion"):
+    for expected in (
+        "Summary",
+        "low-effort",
+        "spam",
+        "57 rows: 57 scored",
+        "Labelled rows: labelled.csv",
+        "reads as promotion",
+    ):
         assert expected in printed
     assert (tmp_path / "labelled.csv").exists()
 
@@ -94,8 +100,21 @@ def test_interrupted_it_says_how_to_go_on(tmp_path):
 @pytest.mark.slow
 def test_the_built_wheel_brings_what_its_commands_need(tmp_path):
     source = tmp_path / "source"
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "models", "threads", "*.egg-info", "build", "__pycache__"))
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path / "dist"), str(source)]
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "models", "threads", "*.egg-info", "build", "__pycache__")
+    )
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path / "dist"),
+        str(source),
+    ]
     subprocess.run(build, check=True, capture_output=True)
     [wheel] = (tmp_path / "dist").glob("*.whl")
     target = tmp_path / "site"

@@ -14,15 +14,36 @@ def folder(tmp_path):
     def put(name, text):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        (gzip.open(path, "wt", encoding="utf-8") if name.endswith(".gz") else path.open("w", encoding="utf-8")).write(text)
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
 
     line = lambda **row: json.dumps(row) + "\n"
     put("haacked-blog/articles.jsonl.gz", line(article_slug="a", title="A", article_text="Text of A."))
-    put("haacked-blog/comments.jsonl.gz", line(article_slug="a", comment="Nice.", date="2020-01-01") + line(article_slug="gone", comment="?"))
-    put("youtube-spam/videos.csv", "video_id,title,description\n9bZkp7q19f0,Dance,A dance\nCevxZvSJLk8,R,r\nKQ6zr6kCPj8,P,p\nuelHwf8o7_U,L,l\n")
-    put("youtube-spam/Youtube01-Psy.csv", "\ufeffCOMMENT_ID,AUTHOR,DATE,CONTENT,CLASS\nx1,Bo,2013,I &lt;3 it,0\nx2,Al,2013,sub4sub,1\n")
+    put(
+        "haacked-blog/comments.jsonl.gz",
+        line(article_slug="a", comment="Nice.", date="2020-01-01") + line(article_slug="gone", comment="?"),
+    )
+    put(
+        "youtube-spam/videos.csv",
+        "video_id,title,description\n9bZkp7q19f0,Dance,A dance\nCevxZvSJLk8,R,r\nKQ6zr6kCPj8,P,p\nuelHwf8o7_U,L,l\n",
+    )
+    put(
+        "youtube-spam/Youtube01-Psy.csv",
+        "\ufeffCOMMENT_ID,AUTHOR,DATE,CONTENT,CLASS\nx1,Bo,2013,I &lt;3 it,0\nx2,Al,2013,sub4sub,1\n",
+    )
     put("scamspot/comments-rating.csv", "number,scam,msg_length,msg\n0,1,3,earn cash\n1,0,3,yup\n2,0,3,yup\n")
-    put("gold-train.jsonl", line(comment_id="t1", source="s", key="k", article_title="A", article_text=None, parent_text=None, comment_text="Hm", label="on-topic"))
+    put(
+        "gold-train.jsonl",
+        line(
+            comment_id="t1",
+            source="s",
+            key="k",
+            article_title="A",
+            article_text=None,
+            parent_text=None,
+            comment_text="Hm",
+            label="on-topic",
+        ),
+    )
     return tmp_path
 
 
@@ -39,12 +60,17 @@ def test_marks_and_entities_of_the_youtube_files_are_undone(folder):
 
 
 def test_scamspot_reads_the_text_column_and_drops_repeats(folder):
-    assert [(row["comment_text"], row["target"]) for row in corpora.rows("scamspot", folder)] == [("earn cash", "spam"), ("yup", "not-spam")]
+    assert [(row["comment_text"], row["target"]) for row in corpora.rows("scamspot", folder)] == [
+        ("earn cash", "spam"),
+        ("yup", "not-spam"),
+    ]
 
 
 def test_a_corpus_is_a_dataset_of_native_rows(folder):
     table = corpora.load("gold-train", folder, purpose="train")
-    assert table["label"][:] == ["on-topic"] and {"comment_text", "article_title", "target", "corpus"} <= set(table.column_names)
+    assert table["label"][:] == ["on-topic"] and {"comment_text", "article_title", "target", "corpus"} <= set(
+        table.column_names
+    )
 
 
 def test_the_folder_comes_from_the_argument_or_the_environment_and_nowhere_else(folder, monkeypatch):

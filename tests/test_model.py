@@ -42,13 +42,19 @@ def test_plain_cases_get_the_plain_label(moderator, text, label):
 
 def test_the_context_decides(moderator):
     text = "Forty litres of compost up that hill with a flat battery, never again"
-    bike = Article(title="A year with a cargo bike", text="I sold the car. The battery holds less in January. The hill is steep.")
+    bike = Article(
+        title="A year with a cargo bike", text="I sold the car. The battery holds less in January. The hill is steep."
+    )
     under_bike, under_bridge = moderator.predict_proba([Comment(text, article=bike), Comment(text, article=BRIDGE)])
     assert under_bridge[LABELS.index("off-topic")] > under_bike[LABELS.index("off-topic")] + 0.2
 
 
 def test_neighbours_in_the_batch_change_nothing(moderator):
-    comments = [Comment("short", article=BRIDGE), Comment("a much longer remark on piers " * 30, article=BRIDGE), Comment("no article")]
+    comments = [
+        Comment("short", article=BRIDGE),
+        Comment("a much longer remark on piers " * 30, article=BRIDGE),
+        Comment("no article"),
+    ]
     together = moderator.predict_proba(comments)
     alone = np.vstack([moderator.predict_proba([comment]) for comment in comments])
     np.testing.assert_allclose(together, alone, atol=2e-3)
@@ -57,7 +63,18 @@ def test_neighbours_in_the_batch_change_nothing(moderator):
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "\x00", "👍" * 100_000, "a" * 1_000_000, "\u200b\u200b", "\ud800", "‮مرحبا‬", "﷽" * 5000, "<script>alert(1)</script>"],
+    [
+        "",
+        " ",
+        "\x00",
+        "👍" * 100_000,
+        "a" * 1_000_000,
+        "\u200b\u200b",
+        "\ud800",
+        "‮مرحبا‬",
+        "﷽" * 5000,
+        "<script>alert(1)</script>",
+    ],
     ids=["empty", "blank", "nul", "emoji", "megabyte", "zero-width", "surrogate", "rtl", "ligature", "script"],
 )
 def test_any_text_is_answered(moderator, text):

@@ -1,8 +1,8 @@
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-import pytest
 
 from moderation.policy import DEFAULT, Policy
 from moderation.schema import ACTIONS, LABELS, UserError
@@ -66,5 +66,5 @@ def test_a_wrong_threshold_file_is_refused_with_its_fault(tmp_path, table, messa
 
 
 def test_a_missing_threshold_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="absent.json: cannot read"):
+    with pytest.raises(UserError, match=r"absent\.json: cannot read"):
         Policy.load(tmp_path / "absent.json")

@@ -1,6 +1,6 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-import pytest
 
 from moderation.schema import LABELS, MAX_COMMENT_CHARS, ROW_FIELDS, Article, Comment, RowError, Verdict, clean_text
 

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 
+import pytest
+from conftest import ROOT, SAMPLES
 from hypothesis import given
 from hypothesis import strategies as st
-import pytest
 
-from conftest import ROOT, SAMPLES
 from moderation.readers import read_comments
 from moderation.readers.columns import neutralise, restore
 from moderation.schema import LABELS, ROW_FIELDS, VERDICT_FIELDS, Comment, UserError
@@ -55,12 +55,16 @@ def test_a_foreign_language_goes_to_a_person_and_says_why(moderator, tmp_path):
 
 
 def test_rows_that_cannot_be_read_are_set_aside_with_position_and_reason(moderator, tmp_path):
-    table = write_table(tmp_path / "in.csv", ["The bridge is too narrow for the bus.", "", "   ", "Who pays for it?", "x" * 1_000_001])
+    table = write_table(
+        tmp_path / "in.csv", ["The bridge is too narrow for the bus.", "", "   ", "Who pays for it?", "x" * 1_000_001]
+    )
     summary = score([table], tmp_path / "out.jsonl", moderator)
     rejects = rows_of(summary.rejects)
     assert (summary.rows, summary.set_aside) == (2, 3)
     assert [reject["file"] for reject in rejects] == [str(table)] * 3
-    assert [reject["position"] for reject in rejects] == ["row 2", "row 3", "row 5"] or all(reject["position"] for reject in rejects)
+    assert [reject["position"] for reject in rejects] == ["row 2", "row 3", "row 5"] or all(
+        reject["position"] for reject in rejects
+    )
     assert "empty" in rejects[0]["reason"] and "1,000,001 characters" in rejects[2]["reason"]
 
 
@@ -73,14 +77,14 @@ def test_a_clean_run_leaves_no_rejects_file_of_an_earlier_one(moderator, tmp_pat
 
 
 HOSTILE = [
-    "=HYPERLINK(\"http://x.example\")",
+    '=HYPERLINK("http://x.example")',
     "+1 for the bridge",
     "-2 degrees on it this morning",
     "@mayor when?",
     "\ttabbed",
     "'=already quoted",
     "''@twice quoted",
-    "line one\nline two, with a comma and a \"quote\"",
+    'line one\nline two, with a comma and a "quote"',
     "\u202eevil\u202c bidi",
     "zero\u200bwidth",
     "frее mоney",
@@ -186,7 +190,10 @@ def test_a_full_disk_keeps_what_is_done_and_says_what_to_do(moderator, tmp_path)
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_loses_nothing_and_doubles_nothing(tmp_path):
-    texts = [("" if number % 97 == 13 else f"Bridge {number} should have been mended {number % 40} years ago.") for number in range(12_000)]
+    texts = [
+        ("" if number % 97 == 13 else f"Bridge {number} should have been mended {number % 40} years ago.")
+        for number in range(12_000)
+    ]
     source = write_table(tmp_path / "in.csv", texts)
     out = tmp_path / "out.jsonl"
     arguments = [sys.executable, "-m", "moderation.cli", "score", str(source), "--out", str(out), "--show", "0"]

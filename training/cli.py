@@ -51,33 +51,61 @@ def train(
 
         moderator = fit(chosen, material, out, report)
     console.print(f"model {moderator.version} written to {out}")
-    console.print(f"how good is it: moderation evaluate LABELLED.jsonl --model {out}")
+    test = threads / "test.jsonl"
+    if test.is_file():
+        evaluate([str(test)], model=[str(out)], out=out.with_name(out.name + ".report"), probe=False)
+    console.print(f"on your own rows: moderation evaluate LABELLED.jsonl --model {out}")
 
 
 def evaluate(
-    paths: Annotated[list[str], typer.Argument(metavar="LABELLED…", help="Rows with a label: JSONL, CSV, Parquet; or corpus:NAME.")],
-    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="A model directory; several are compared. Default: the shipped model.")] = None,
-    yardstick: Annotated[list[str] | None, typer.Option(help="Compare with majority, tfidf, cosine, setfit or hub:NAME; repeat for several.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for report.html, report.json, report.md and more.")] = None,
+    paths: Annotated[
+        list[str], typer.Argument(metavar="LABELLED…", help="Rows with a label: JSONL, CSV, Parquet; or corpus:NAME.")
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="A model directory; several are compared. Default: the shipped model."),
+    ] = None,
+    yardstick: Annotated[
+        list[str] | None, typer.Option(help="Compare with majority, tfidf, cosine, setfit or hub:NAME; repeat for several.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for report.html, report.json, report.md and more.")
+    ] = None,
     budget: Annotated[str, typer.Option(help="What people can read: 200/5000, 4% or 0.04.")] = "4%",
-    auto_precision: Annotated[float, typer.Option(min=0.5, max=1.0, help="Precision at which a label may be given unseen.")] = 0.99,
+    auto_precision: Annotated[
+        float, typer.Option(min=0.5, max=1.0, help="Precision at which a label may be given unseen.")
+    ] = 0.99,
     slice: Annotated[list[str] | None, typer.Option("--slice", help="A column to slice by, besides the standard ones.")] = None,
-    group: Annotated[list[str] | None, typer.Option("--group", help="A column of membership (0..1) for subgroup metrics.")] = None,
-    positive_label: Annotated[str | None, typer.Option(help="Rows answer one question, `positive` 0 or 1: the label it stands for.")] = None,
+    group: Annotated[
+        list[str] | None, typer.Option("--group", help="A column of membership (0..1) for subgroup metrics.")
+    ] = None,
+    positive_label: Annotated[
+        str | None, typer.Option(help="Rows answer one question, `positive` 0 or 1: the label it stands for.")
+    ] = None,
     label: Annotated[str, typer.Option(help="Column of the human label.")] = "label",
-    second_label: Annotated[str | None, typer.Option(help="Column of a second person's label: their agreement is the ceiling.")] = None,
-    labels: Annotated[str | None, typer.Option("--labels", help="Table of comment_id,label for an export without labels.")] = None,
+    second_label: Annotated[
+        str | None, typer.Option(help="Column of a second person's label: their agreement is the ceiling.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="Table of comment_id,label for an export without labels.")
+    ] = None,
     map: Annotated[str, typer.Option("--map", help="Columns by name: comment_text=body,article_title=headline")] = "",
-    train: Annotated[list[str] | None, typer.Option("--train", help="Labelled rows from which yardsticks learn; else cross-validated.")] = None,
-    after: Annotated[str | None, typer.Option(help="Time split: measure rows from this date on, yardsticks learn from those before.")] = None,
+    train: Annotated[
+        list[str] | None, typer.Option("--train", help="Labelled rows from which yardsticks learn; else cross-validated.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Time split: measure rows from this date on, yardsticks learn from those before.")
+    ] = None,
     label_map: Annotated[str, typer.Option(help="For hub:NAME, THEIRS=OURS,…: LABEL_0=on-topic,LABEL_1=spam")] = "",
-    corpora: Annotated[Path | None, typer.Option(envvar="MODERATION_CORPORA", help="Folder of the public corpora, for corpus:NAME.")] = None,
+    corpora: Annotated[
+        Path | None, typer.Option(envvar="MODERATION_CORPORA", help="Folder of the public corpora, for corpus:NAME.")
+    ] = None,
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Run the attacks and the identity swaps.")] = True,
     draws: Annotated[int, typer.Option(min=0, max=10_000, help="Bootstrap resamples.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
 ) -> None:
     """Say how good a model is on labelled rows, for whom, and how sure one can be."""
-    from moderation.cli import quiet, parse_map
+    from moderation.cli import parse_map, quiet
 
     quiet()
     from rich.console import Console
@@ -114,7 +142,9 @@ def evaluate(
     contenders = []
     for name in model or [None]:
         moderator = Moderator.from_pretrained(name)
-        title = moderator.version if moderator.version not in [one.name for one in contenders] else f"{moderator.version} ({name})"
+        title = (
+            moderator.version if moderator.version not in [one.name for one in contenders] else f"{moderator.version} ({name})"
+        )
         contenders.append(Contender(title, moderator.predict_proba, moderator, str(name or DEFAULT_MODEL)))
     console = Console(stderr=True)
     columns_shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -128,7 +128,5 @@ def _comment(row: Mapping[str, str], articles: dict[tuple[str, str], Article]) -
     if not any(key):
         article = NO_ARTICLE
     else:
-        article = articles.setdefault(
-            key, Article(row.get("article_id") or "", key[0], key[1], row.get("article_url") or "")
-        )
+        article = articles.setdefault(key, Article(row.get("article_id") or "", key[0], key[1], row.get("article_url") or ""))
     return Comment.from_row(row, article)

@@ -290,9 +290,7 @@ def _adapt(encoder: Encoder, recipe: Recipe) -> torch.nn.Module:
 
     # The frozen weights are kept as the matrix units take them; autocast would convert them anew in every pass.
     frozen = encoder.transformer.to(torch.bfloat16)
-    config = LoraConfig(
-        r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", bias="none"
-    )
+    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", bias="none")
     return get_peft_model(frozen, config)
 
 
@@ -355,7 +353,8 @@ def write_model(
         "thresholds": DEFAULT.to_table(),
         "recipe": asdict(recipe),
         "sources": material.sources,
-        "software": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")} | {"python": platform.python_version()},
+        "software": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
+        | {"python": platform.python_version()},
         "commit": _commit(),
         "files": {},
     }
@@ -389,7 +388,11 @@ def fingerprint(text: str) -> str:
 
 def _seal(folder: Path, manifest: dict) -> None:
     """Checksum every file and name the version after them."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in (".safetensors", ".json") and path.name != "manifest.json")
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix in (".safetensors", ".json") and path.name != "manifest.json"
+    )
     manifest["files"] = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     manifest["version"] = ""
     digest = hashlib.sha256(json.dumps([manifest["files"], manifest["calibration"]], sort_keys=True).encode()).hexdigest()

@@ -425,7 +425,7 @@ def _bar(value: float | None, pair: Sequence[float | None] | None = None, low: f
     """A figure between `low` and `high` as a stroke with its interval as a band."""
     if value is None:
         return ""
-    place = lambda number: 4 + 112 * (min(max(number, low), high) - low) / (high - low)  # noqa: E731
+    place = lambda number: 4 + 112 * (min(max(number, low), high) - low) / (high - low)
     line = ""
     if pair and pair[0] is not None:
         line = f'<rect class="band" x="{place(pair[0]) - 1:.1f}" width="{place(pair[1]) - place(pair[0]) + 2:.1f}" y="3" height="10" rx="2"/>'
