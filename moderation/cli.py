@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the output cannot be written; 2 wrong usage; 3 the input c
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
@@ -69,7 +70,7 @@ def score(
     quiet()
     from moderation.score import score as run
 
-    with _Progress(paths, format, columns) as progress:
+    with _Progress(paths, format, columns, out) as progress:
         from moderation.model import Moderator
 
         try:
@@ -93,6 +94,7 @@ def parse_map(text: str) -> dict[str, str]:
     columns = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         native, equals, source = part.partition("=")
+        native, source = native.strip(), source.strip()
         if not equals or not source or native not in ROW_FIELDS:
             raise UserError(f"--map {part!r}: expected NAME=COLUMN with NAME one of {', '.join(ROW_FIELDS)}")
         columns[native] = source
@@ -102,7 +104,7 @@ def parse_map(text: str) -> dict[str, str]:
 class _Progress:
     """A bar on stderr with rate and time left; the total is counted by a second reading in the background."""
 
-    def __init__(self, paths: list[str], format: str | None, columns: dict[str, str]) -> None:
+    def __init__(self, paths: list[str], format: str | None, columns: dict[str, str], out: Path) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -119,19 +121,21 @@ class _Progress:
         self._task = self._bar.add_task("loading the model", total=None, rate="")
         self._first: int | None = None
         self._stop = False
-        if console.is_terminal and "-" not in paths:
-            threading.Thread(target=self._count, args=(paths, format, columns), daemon=True).start()
+        # standard input and pipes can be read only once, and that is not here
+        if console.is_terminal and all(path != "-" and (os.path.isfile(path) or os.path.isdir(path)) for path in paths):
+            threading.Thread(target=self._count, args=(paths, format, columns, out), daemon=True).start()
 
-    def _count(self, paths: list[str], format: str | None, columns: dict[str, str]) -> None:
-        from moderation.readers import read_comments
+    def _count(self, paths: list[str], format: str | None, columns: dict[str, str], out: Path) -> None:
+        from moderation.readers import Reading
+        from moderation.score import own_files
 
         try:
             total = 0
-            for total, _ in enumerate(read_comments(paths, format=format, columns=columns), 1):  # noqa: B007
+            for total, _ in enumerate(Reading(paths, format=format, columns=columns, skip=own_files(out)), 1):  # noqa: B007
                 if self._stop:
                     return
             self._bar.update(self._task, total=total)
-        except UserError:
+        except (UserError, OSError):
             pass  # the main reading reports it
 
     def __enter__(self) -> _Progress:
@@ -236,6 +240,10 @@ def _commands() -> None:
 
 def main() -> None:
     """Entry point of the `moderation` command."""
+    # A terminal or a pipe that has no such letter gets its code instead; a file name need not even be text.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     _commands()
     try:
         app()

@@ -205,7 +205,7 @@ class Reject:
         """The line that goes into the rejects file; `raw` keeps at most 2,000 characters of the source."""
         return {
             "file": clean_text(self.file),
-            "position": self.position,
+            "position": clean_text(self.position),
             "reason": clean_text(self.reason),
             "raw": clean_text(self.raw)[:2000],
         }

@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from moderation.policy import Policy
-from moderation.readers import inputs, read_comments
+from moderation.readers import Reading, check_options, inputs
 from moderation.readers.columns import neutralise
 from moderation.schema import ROW_FIELDS, VERDICT_FIELDS, Comment, Reject, UserError
 
@@ -83,6 +84,7 @@ def score(
 ) -> Summary:
     """Label every comment in `paths` and write native rows with verdicts to `out` (.jsonl, .csv or .parquet).
 
+    Where a folder of `paths` is searched, the run's own files are passed over.
     Rows that cannot be read go to `OUT.rejects.jsonl` with file, position and reason. Interrupted and started again with
     the same arguments it goes on where it was; with other arguments, or if the input changed, it starts anew.
 
@@ -98,12 +100,17 @@ def score(
     out = Path(out)
     if out.suffix not in FORMATS:
         raise UserError(f"{out}: expected an output file that ends in {', '.join(FORMATS)}")
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; expected the name of a file")
+    check_options(format, columns)
     policy = policy or moderator.policy
+    own = own_files(out)
     with _as_input_error():
-        files = inputs(paths)
-    if any(
-        file.path != "-" and Path(file.path).exists() and out.exists() and os.path.samefile(file.path, out) for file in files
-    ):
+        files = inputs(paths, own)
+    if not files:
+        raise InputError(f"{paths[0]}: holds no file to read; expected comment exports or saved pages")
+    taken = {os.path.realpath(path) for path in own}
+    if any(file.path != "-" and os.path.realpath(file.path) in taken for file in files):
         raise UserError(f"{out}: is also an input; choose another --out")
     identity = hashlib.sha256(
         json.dumps(
@@ -114,10 +121,10 @@ def score(
             ]
         ).encode()
     ).hexdigest()
+    with _as_input_error():  # before anything is written: what cannot be read leaves no trace
+        reading = Reading(paths, format=format, columns=columns, skip=own)
     with _as_output_error(out), _Spool.open(out, identity) as spool:
-        with _as_input_error():
-            items = read_comments(paths, format=format, columns=columns)
-        spool.take_up(items, lambda: read_comments(paths, format=format, columns=columns))
+        spool.take_up(reading)
         progress(spool.items)
         for chunk in _chunks(spool.rest, CHUNK):
             comments = [item for item in chunk if isinstance(item, Comment)]
@@ -130,13 +137,18 @@ def score(
     return summary
 
 
+def own_files(out: Path) -> tuple[Path, Path, Path]:
+    """What a run writes: the output, the rejects beside it, and the folder that is there while it runs."""
+    return out, out.with_name(out.name + ".rejects.jsonl"), out.with_name(out.name + ".partial")
+
+
 class _Spool:
     """The folder `OUT.partial/`: rows.jsonl, rejects.jsonl and the journal that says what of them counts."""
 
     def __init__(self, out: Path, identity: str) -> None:
         self.out = out
         self.identity = identity
-        self.folder = out.with_name(out.name + ".partial")
+        _, self.rejects, self.folder = own_files(out)
         self.items = self.resumed = 0
         self.rest: Iterator[Comment | Reject] = iter(())
         self._digest = hashlib.blake2b(digest_size=16)
@@ -150,11 +162,13 @@ class _Spool:
         spool = cls(out, identity)
         spool.folder.mkdir(parents=True, exist_ok=True)
         lock = (spool.folder / "lock").open("w")
+        locked = False
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise OutputError(f"{out}: another run is writing it; wait for it or choose another --out") from None
+            locked = True
             with (
                 (spool.folder / "rows.jsonl").open("ab") as spool._rows,
                 (spool.folder / "rejects.jsonl").open("ab") as spool._rejects,
@@ -162,24 +176,27 @@ class _Spool:
             ):
                 yield spool
             shutil.rmtree(spool.folder)
+        except UserError:
+            if locked and not (spool.folder / "journal.jsonl").stat().st_size:
+                shutil.rmtree(spool.folder)  # nothing was done, so nothing is to be taken up
+            raise
         finally:
             lock.close()
 
-    def take_up(self, items: Iterator[Comment | Reject], again: Callable[[], Iterator[Comment | Reject]]) -> None:
+    def take_up(self, reading: Iterable[Comment | Reject]) -> None:
         """Skip what an earlier run has done, if it read the very same rows; else start anew."""
         entry = self._last_entry()
-        self.rest = items
+        self.rest = iter(reading)
         if entry and entry["items"]:
             with _as_input_error():
-                for item in itertools.islice(items, entry["items"]):
+                for item in itertools.islice(self.rest, entry["items"]):
                     self._digest.update(_key(item))
             if self._digest.hexdigest() == entry["digest"]:
                 self.items = self.resumed = entry["items"]
             else:
                 self._digest = hashlib.blake2b(digest_size=16)
                 entry = None
-                with _as_input_error():
-                    self.rest = again()
+                self.rest = iter(reading)
         self._rows.truncate(entry["rows"] if entry else 0)
         self._rejects.truncate(entry["rejects"] if entry else 0)
         self._journal.truncate(entry["end"] if entry else 0)
@@ -226,7 +243,6 @@ class _Spool:
         summary = Summary(self.out, resumed=self.resumed)
         finished = self.folder / ("finished" + self.out.suffix)
         _write(self._counted(summary), finished)
-        rejects = self.out.with_name(self.out.name + ".rejects.jsonl")
         with (self.folder / "rejects.jsonl").open("rb") as lines:
             for line in lines:
                 summary.set_aside += 1
@@ -239,10 +255,10 @@ class _Spool:
         if summary.set_aside:
             shutil.copyfile(self.folder / "rejects.jsonl", self.folder / "finished.rejects")
             _sync(self.folder / "finished.rejects")
-            os.replace(self.folder / "finished.rejects", rejects)
-            summary.rejects = rejects
+            os.replace(self.folder / "finished.rejects", self.rejects)
+            summary.rejects = self.rejects
         else:
-            rejects.unlink(missing_ok=True)
+            self.rejects.unlink(missing_ok=True)
         _sync(finished)
         os.replace(finished, self.out)
         return summary
@@ -264,8 +280,8 @@ class _Spool:
 
 
 def _key(item: Comment | Reject) -> bytes:
-    parts = (item.comment_id, item.text) if isinstance(item, Comment) else (item.position, item.reason)
-    return "\x1f".join(parts).encode("utf-8", "replace") + b"\x1e"
+    # all of it: a comment whose article changed is another one, too
+    return "\x1f".join(item.to_row().values()).encode("utf-8", "replace") + b"\x1e"
 
 
 def _chunks(items: Iterator[Comment | Reject], size: int) -> Iterator[list[Comment | Reject]]:
@@ -318,5 +334,11 @@ def _as_output_error(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
-        raise OutputError(f"{out}: cannot be written ({why}); make room and run the same command again to go on") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            why, remedy = (
+                "the disk is full",
+                f"make room there and in {tempfile.gettempdir()}, and run the same command again to go on",
+            )
+        else:
+            why, remedy = error.strerror or str(error), "expected a place where you may write; choose another --out"
+        raise OutputError(f"{out}: cannot be written ({why}); {remedy}") from error

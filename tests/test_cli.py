@@ -55,7 +55,7 @@ def test_columns_are_mapped_by_name(command, tmp_path):
         (["score", "table.csv", "--map", "comment_text"], 2, "expected NAME=COLUMN"),
         (["score", "table.csv", "--map", "colour=a"], 2, "comment_text"),
         (["score", "table.csv", "--map", "comment_text=zzz"], 3, "zzz"),
-        (["score", "table.csv", "--format", "word"], 3, "unknown format"),
+        (["score", "table.csv", "--format", "word"], 2, "unknown format"),
         (["score", "table.csv", "--map", "comment_text=a", "--out", "x.txt"], 2, ".jsonl"),
         (["score", "table.csv", "--map", "comment_text=a", "--threshold-file", "table.csv"], 2, "thresholds"),
         (["score", "table.csv", "--map", "comment_text=a", "--model", "."], 2, "no model here"),

@@ -17,7 +17,7 @@ from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, Enco
 from moderation.network import Head, Thread
 from moderation.schema import NO_ARTICLE
 from moderation.text import view
-from training.examples import Example, Group, move
+from training.examples import ANSWERS, Example, Group, move
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,7 @@ class Batch:
             [[-1.0 if answer is None else float(answer) for answer in example.answers] for example in examples]
         )
         self.weight = torch.tensor([example.weight for example in examples])
+        self.own = [example.movable and example.answers == ANSWERS["on-topic"] for example in examples]
 
     def thread(self, encoder: Encoder, budget: int = 2048) -> Thread:
         """Encode every distinct text once, in passes of similar length, and lay the vectors out for the head."""
@@ -176,13 +177,36 @@ class Batch:
             self.surface.to(vectors.device),
         )
 
-    def loss(self, encoder: Encoder, head: Head) -> torch.Tensor:
-        """Weighted binary cross-entropy over the answered questions."""
-        logits, _ = head(self.thread(encoder))
+    def loss(self, encoder: Encoder, head: Head, contrast: float = 0.0) -> torch.Tensor:
+        """Weighted binary cross-entropy over the answered questions, plus `contrast` times `contrastive`."""
+        thread = self.thread(encoder)
+        logits, _ = head(thread)
         answers = self.answers.to(logits.device)
         weight = (answers >= 0) * self.weight.to(logits.device)[:, None]
         entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, answers.clamp(min=0), reduction="none")
-        return (entropy * weight).sum() / weight.sum().clamp(min=1.0)
+        loss = (entropy * weight).sum() / weight.sum().clamp(min=1.0)
+        return loss + contrast * self.contrastive(thread) if contrast else loss
+
+    def contrastive(self, thread: Thread, temperature: float = 0.05) -> torch.Tensor:
+        """InfoNCE (van den Oord et al. 2018, arXiv:1807.03748): a comment is nearer its own thread than the batch's others.
+
+        Nearness is the encoder's own cosine to the nearest segment, or to the parent where there is no article, so this
+        shapes the encoder and not the head.
+        """
+        contexts: dict[tuple, int] = {}
+        for row, (segments, parent) in enumerate(zip(self.segments, self.parent, strict=True)):
+            contexts.setdefault(tuple(segments) if segments else (parent,), row)
+        place = {key: number for number, key in enumerate(contexts)}
+        rows = torch.tensor(list(contexts.values()), device=thread.comment.device)
+        own = [row for row in range(len(self.own)) if self.own[row]]
+        if len(place) < 2 or not own:
+            return thread.comment.new_zeros(())
+        target = [place[tuple(self.segments[row]) if self.segments[row] else (self.parent[row],)] for row in own]
+        similarity = torch.einsum("bd,csd->bcs", thread.comment[own], thread.segments[rows])
+        similarity = similarity.masked_fill(~thread.segment_mask[rows], -1.0).amax(-1)
+        to_parent = thread.comment[own] @ thread.parent[rows].T
+        similarity = torch.where(thread.segment_mask[rows].any(-1), similarity, to_parent)
+        return torch.nn.functional.cross_entropy(similarity / temperature, torch.tensor(target, device=similarity.device))
 
 
 def _thin(segments: tuple[str, ...], mix: Mix, shuffler: random.Random) -> tuple[str, ...]:

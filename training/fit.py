@@ -32,6 +32,7 @@ from moderation.schema import LABELS, Comment, UserError
 from training import calibrate
 from training.batches import Batch, Mix, mixed, nearest_groups, plan
 from training.examples import Example, Group, group, labelled, read_threads, weak
+from training.head import Vectors, fit_head
 
 RECIPE = Path(__file__).parent / "recipe.toml"
 
@@ -46,10 +47,13 @@ class Recipe:
             first destroy the encoder's sense of similarity (Kumar et al. 2022, arXiv:2202.10054).
         epochs: passes over the examples that train adapter and head together.
         learning_rate: of the adapter; the head learns at `head_rate`.
+        contrast: weight of the contrastive loss that keeps a comment nearer its own thread than the batch's others.
         rank: of the LoRA adapter (Hu et al. 2021, arXiv:2106.09685); 0 trains the head alone.
         group_size: comments of one article in a batch.
         gold: weight of one real comment labelled by hand (gold-train and data/labels); 0 leaves them out.
         threads: the same for our own threads.
+        moved_weight: of a comment shown in a foreign thread while the head is fitted, below 1 because half-and-half pairs teach
+            the wrong prior.
         weak: by corpus, the largest number of weakly labelled examples and their weight.
         mix: see `batches.Mix`.
         seed: of every random choice.
@@ -61,12 +65,14 @@ class Recipe:
     learning_rate: float = 1e-4
     head_rate: float = 1e-3
     warmup: float = 0.06
+    contrast: float = 0.3
     rank: int = 16
     dropout: float = 0.2
     hidden: int = 256
     group_size: int = 4
     gold: float = 1.0
     threads: float = 1.0
+    moved_weight: float = 0.5
     weak: dict[str, tuple[int, float]] = field(default_factory=dict)
     mix: Mix = Mix()
     seed: int = 1
@@ -179,8 +185,8 @@ def fit(
     checkpoint = out.with_name(out.name + ".training")
     identity = _identity(recipe, material)
     if not (checkpoint / "latest.json").exists():
-        _fit_head(recipe, groups, neighbours, encoder, head, report)
-    network = _Network(_adapt(encoder, recipe), head)
+        _fit_head(recipe, material, encoder, head, report)
+    network = _Network(_adapt(encoder, recipe), head, recipe.contrast)
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in network.transformer.parameters() if p.requires_grad], "lr": recipe.learning_rate},
@@ -220,6 +226,9 @@ def fit(
     accelerator.wait_for_everyone()
     trained = accelerator.unwrap_model(network)
     if accelerator.is_main_process:
+        if recipe.epochs:
+            trained.head.load_state_dict(Head(encoder.width, len(encoding.SURFACE), recipe.hidden, recipe.dropout).state_dict())
+            _fit_head(recipe, material, Encoder(tokenizer, trained.transformer.eval()), trained.head, report)
         write_model(out, recipe, trained.transformer.eval(), trained.head.eval(), tokenizer, material, losses)
         shutil.rmtree(checkpoint, ignore_errors=True)
     accelerator.wait_for_everyone()
@@ -227,60 +236,34 @@ def fit(
 
 
 def _fit_head(
-    recipe: Recipe,
-    groups: Sequence[Group],
-    neighbours: Sequence[Sequence[int]],
-    encoder: Encoder,
-    head: Head,
-    report: Callable[[str, int, int, float], None],
+    recipe: Recipe, material: Material, encoder: Encoder, head: Head, report: Callable[[str, int, int, float], None]
 ) -> None:
-    """Fit the head on vectors of the frozen encoder; every text is encoded once and kept."""
-    frozen = _Remembering(encoder)
-    head.to(encoder.device).train()
-    batches = [
-        [groups[index] for index in batch]
-        for epoch in range(recipe.head_epochs)
-        for batch in plan(groups, neighbours, recipe.mix, recipe.seed * 1000 + 500 + epoch)
-    ]
-    optimizer = torch.optim.AdamW(head.parameters(), lr=recipe.head_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, len(batches)), recipe.head_rate / 10)
-    for number, chosen in enumerate(batches):
-        shuffler = random.Random(f"{recipe.seed}/head/{number}")
-        loss = Batch(mixed(chosen, recipe.mix, shuffler), encoder, recipe.mix, shuffler).loss(frozen, head)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        report("fitting the head", number + 1, len(batches), float(loss.detach()))
-
-
-class _Remembering(Encoder):
-    """An encoder that computes each token list once, without gradients."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__(encoder.tokenizer, encoder.transformer)
-        self._known: dict[tuple[int, ...], torch.Tensor] = {}
-
-    def forward(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        missing = [row for row in ids if tuple(row) not in self._known]
-        if missing:
-            with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16):
-                for row, vector in zip(missing, super().forward(missing), strict=True):
-                    self._known[tuple(row)] = vector
-        return torch.stack([self._known[tuple(row)] for row in ids])
+    fit_head(
+        head.cpu(),
+        Vectors(material.train, encoder),
+        material.train,
+        recipe.head_epochs,
+        recipe.head_rate,
+        recipe.moved_weight,
+        recipe.mix.title_only,
+        recipe.mix.strangers,
+        recipe.seed,
+        lambda *step: report("fitting the head", *step),
+    )
+    head.to(encoder.device)
 
 
 class _Network(torch.nn.Module):
     """Encoder and head under one `forward`, as data-parallel training needs it."""
 
-    def __init__(self, transformer: torch.nn.Module, head: Head) -> None:
+    def __init__(self, transformer: torch.nn.Module, head: Head, contrast: float) -> None:
         super().__init__()
+        self.contrast = contrast
         self.transformer = transformer
         self.head = head
 
     def forward(self, batch: Batch, encoder: Encoder) -> torch.Tensor:
-        return batch.loss(Encoder(encoder.tokenizer, self.transformer), self.head)
+        return batch.loss(Encoder(encoder.tokenizer, self.transformer), self.head, self.contrast)
 
 
 def _adapt(encoder: Encoder, recipe: Recipe) -> torch.nn.Module:

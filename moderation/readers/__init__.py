@@ -10,12 +10,15 @@ What a file holds is found out from its content. One module reads one format (or
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import sqlite3
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from moderation.schema import ROW_FIELDS, Comment, Reject, UserError
@@ -36,7 +39,7 @@ from . import (
 )
 from .source import Context, DamagedFile, Source, unrecognised
 
-__all__ = ["FORMATS", "InputFile", "inputs", "read_comments"]
+__all__ = ["FORMATS", "InputFile", "Reading", "check_options", "inputs", "read_comments"]
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,17 @@ class InputFile:
     mtime: float
 
 
-def inputs(paths: Sequence[str | os.PathLike]) -> list[InputFile]:
+def inputs(paths: Sequence[str | os.PathLike], skip: Collection[str | os.PathLike] = ()) -> list[InputFile]:
     """The files behind `paths` in the order in which they are read; folders are searched, hidden files skipped.
+
+    Args:
+        paths, skip: see `Reading`.
 
     Raises:
         UserError: when a path does not exist or a folder cannot be listed.
     """
     files = []
-    for path, _ in _expanded(paths):
+    for path, _ in _expanded(paths, skip):
         try:
             status = None if path == "-" else os.stat(path)
         except OSError as error:
@@ -120,8 +126,15 @@ def read_comments(
         UserError: at once for a path that does not exist or a named file that is no export (or is not as `format` and
             `columns` say); while reading for a document that is refused as dangerous.
     """
-    if isinstance(paths, str | os.PathLike):
-        paths = [paths]
+    return iter(Reading(paths, format=format, columns=columns))
+
+
+def check_options(format: str | None, columns: Mapping[str, str] | None) -> None:
+    """Whether a format and a map can be used at all, whatever the files hold.
+
+    Raises:
+        UserError: for an unknown format or native column, and for a map where no column has a name.
+    """
     if format is not None and format not in _FORMATS:
         raise UserError(f"unknown format {format!r}; expected one of: {', '.join(FORMATS)}")
     for native in columns or ():
@@ -130,37 +143,52 @@ def read_comments(
     if format is not None and columns and not _FORMATS[format].mapped:
         tables = ", ".join(sorted(name for name, known in _FORMATS.items() if known.mapped))
         raise UserError(f"--map applies to tables only, not to {format}; expected --format to be one of: {tables}")
-    # The folder must outlive this call for as long as the generator lives, and goes when the generator is dropped.
-    spool = tempfile.TemporaryDirectory(prefix="moderation-")
-    try:
-        sources = [_spooled(path, named, spool.name) for path, named in _expanded(paths)]
-        plan, rejects = _recognised(sources, format, columns or {})
-    except BaseException:
-        spool.cleanup()
-        raise
-    return _items(plan, rejects, columns or {}, spool)
 
 
-def _items(
-    plan: list[tuple[Source, str, str]],
-    rejects: dict[str, Reject],
-    columns: Mapping[str, str],
-    spool: tempfile.TemporaryDirectory,
-) -> Iterator[Comment | Reject]:
-    with spool:
+class Reading:
+    """Files that were found and recognised: every iteration reads all of them from the start.
+
+    What can be read only once (standard input, a pipe) is copied to a temporary folder, which goes with this object.
+
+    Args:
+        paths, format, columns: see `read_comments`.
+        skip: files and folders that are passed over where a folder is searched.
+
+    Raises:
+        UserError: as `read_comments` does.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike],
+        *,
+        format: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        skip: Collection[str | os.PathLike] = (),
+    ) -> None:
+        if isinstance(paths, str | os.PathLike):
+            paths = [paths]
+        check_options(format, columns)
+        self._columns = columns or {}
+        folder = tempfile.mkdtemp(prefix="moderation-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        sources = [_spooled(path, named, folder) for path, named in _expanded(paths, skip)]
+        self._plan, self._rejects = _recognised(sources, format, self._columns)
+
+    def __iter__(self) -> Iterator[Comment | Reject]:
         used: set[str] = set()
-        for source, name, role in plan:
-            if source.name in rejects:
-                yield rejects[source.name]
+        for source, name, role in self._plan:
+            if source.name in self._rejects:
+                yield self._rejects[source.name]
             elif role == "comments":
-                companions = _companions(source, name, plan)
+                companions = _companions(source, name, self._plan)
                 used.update(companion.name for files in companions.values() for companion in files)
-                yield from _guarded(source, _FORMATS[name], Context(columns, companions))
+                yield from _guarded(source, _FORMATS[name], Context(self._columns, companions))
                 source.forget_head()
-        for source, name, role in plan:
+        for source, name, role in self._plan:
             if role not in ("comments", "") and source.name not in used:
                 reason = f"holds {role} of {name}, but no file with their comments was given"
-                if source.named and len(plan) == 1:
+                if source.named and len(self._plan) == 1:
                     raise UserError(f"{source.name}: {reason}; name it beside this one, or name their folder")
                 yield Reject(source.name, "file", reason)
 
@@ -172,7 +200,11 @@ def _guarded(source: Source, known: _Format, context: Context) -> Iterator[Comme
     except DamagedFile as error:
         yield Reject(source.name, "end", str(error))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # the temporary folder is full; nothing is wrong with this file
+            raise
         yield Reject(source.name, "file", f"cannot be read ({error.strerror or error})")
+    except sqlite3.OperationalError as error:  # so says the index of threads, on disk too
+        raise OSError(errno.ENOSPC, f"the temporary folder is full or cannot be written: {error}") from error
     except UserError as error:
         if source.named:
             raise
@@ -210,6 +242,8 @@ def _recognised(
 def _recognise(source: Source, format: str | None, columns: Mapping[str, str]) -> tuple[str, str]:
     if not source.head:
         return "", ""
+    if format == "wordpress-csv" and wordpress.recognise_wxr(source):
+        return "wordpress", "comments"  # the WXR that stands beside the table
     if format is not None:
         return format, _FORMATS[format].recognise(source) or "comments"
     if columns:  # a map says that the file is a table; the map, not our guesses, says what is in it
@@ -237,31 +271,40 @@ def _companions(source: Source, name: str, plan: list[tuple[Source, str, str]]) 
     return found
 
 
-def _expanded(paths: Sequence[str | os.PathLike]) -> Iterator[tuple[str, bool]]:
-    """The files behind the paths, each with whether it was named itself; a file is given once."""
+def _expanded(paths: Sequence[str | os.PathLike], skip: Collection[str | os.PathLike]) -> Iterator[tuple[str, bool]]:
+    """The files behind the paths, each with whether it was named itself; a file is given once, however it is spelled."""
     seen: set[str] = set()
+    skipped = {os.path.realpath(path) for path in skip}
     for given in paths:
         path = os.fspath(given)
         if os.path.isdir(path):
-            found = _walk(path)
+            found = _walk(path, skipped)
         elif path == "-" or os.path.exists(path):
             found = [path]
         else:
             raise UserError(f"{path}: no such file or folder; expected a comment export, a folder of them, or - for stdin")
         for file in found:
-            if file not in seen:
-                seen.add(file)
+            key = file if file == "-" else os.path.realpath(file)
+            if key not in seen:
+                seen.add(key)
                 yield file, file == path
 
 
-def _walk(folder: str) -> list[str]:
+def _walk(folder: str, skipped: Collection[str]) -> list[str]:
     def refuse(error: OSError) -> None:
         raise _cannot_open(error.filename or folder, error) from error
 
     files: list[str] = []
     for where, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files += [os.path.join(where, name) for name in sorted(names) if not name.startswith(".")]
+        names, folders[:] = (
+            sorted(
+                name
+                for name in found
+                if not name.startswith(".") and not (skipped and os.path.realpath(os.path.join(where, name)) in skipped)
+            )
+            for found in (names, folders)
+        )
+        files += [os.path.join(where, name) for name in names]
     return [file for file in files if os.path.isfile(file)]
 
 

@@ -33,7 +33,7 @@ _HEADING = re.compile(
 _FORM = re.compile(
     r"^(?:comment policy\b.*|\*?\s*denotes required field.*|\d+\s*/\s*\d+|(?:leave|post|add|write|submit)\s+(?:a\s+|your\s+)?"
     r"(?:comment|reply)s?|cancel reply|your email address will not be published.*|required fields are marked.*"
-    r"|(?:you must be |please )?(?:log|sign)(?:ged)?[ -]?in\b.{0,40}|(?:name|e-?mail|website)\s*\*?|sort by\b.*"
+    r"|(?:you must be |please )?(?:log|sign)(?:ged)?[ -]?in\b.{0,40}|(?:name|e-?mail|website)\s*\*?|sort by\b[^.,!?]{0,40}"
     r"|(?:newest|oldest|best|most liked|top rated)(?: first)?|(?:load|show|view|read) (?:more|all|\d+ more)?\s*"
     r"(?:comments|replies)|save my name, email.*|notify me of\b.*|subscribe to comments\b.*|this site uses akismet.*)$",
     re.IGNORECASE,
@@ -100,6 +100,7 @@ class Page:
         body: the article without head, captions and furniture.
         comments: in the order of the page.
         announced: how many comments the page itself says it has; None where it does not say.
+        has_form: whether the page offers to comment, which tells a page without comments from any other text.
     """
 
     title: str
@@ -107,6 +108,7 @@ class Page:
     body: str
     comments: tuple[PageComment, ...]
     announced: int | None = None
+    has_form: bool = False
 
 
 def recognise(source: Source) -> str | None:
@@ -133,7 +135,12 @@ def read(source: Source, context: Context) -> Iterator[Comment | Reject]:
 
 
 def page_items(page: Page, source: Source, article: Article) -> Iterator[Comment | Reject]:
-    """The comments of a page with ids and parents, and the `Reject` that a wrong count asks for."""
+    """The comments of a page with ids and parents, and the `Reject` that a wrong count asks for.
+
+    A file that merely lies in a folder and shows no sign of comments may be anything; that, too, is said in a `Reject`.
+    """
+    if not (source.named or page.comments or page.announced is not None or page.has_form):
+        yield Reject(source.name, "file", "read as a saved page, but nothing in it looks like a comment or a place for one")
     seen: dict[str, int] = {}
     texts = {found.comment_id: clean_text(found.text) for found in reversed(page.comments) if found.comment_id}
     for number, found in enumerate(page.comments, start=1):
@@ -164,7 +171,7 @@ def parse_page(text: str) -> Page:
     lines = [line.replace("\u00a0", " ").strip() for line in clean_text(text).lstrip("\ufeff").splitlines()]
     end, announced = _article_end(lines)
     title, author, body = _article(lines[:end])
-    return Page(title, author, body, tuple(_comments(lines[end:])), announced)
+    return Page(title, author, body, tuple(_comments(lines[end:])), announced, has_form=end < len(lines))
 
 
 def announced_count(line: str) -> int | None:
@@ -264,7 +271,8 @@ def _comments(lines: list[str]) -> Iterator[PageComment]:
     lines = [
         line
         for number, line in enumerate(lines)
-        if not (_FORM.match(line) or (_COUNT.match(line) and number == 0) or (number == 0 and _HEADING.match(line)))
+        if _is_reply(line)
+        or not (_FORM.match(line) or (_COUNT.match(line) and number == 0) or (number == 0 and _HEADING.match(line)))
     ]
     replies = sum(map(_is_reply, lines))
     if not replies:
@@ -318,7 +326,9 @@ def _actions(line: str) -> set[str]:
 
 
 def _is_reply(line: str) -> bool:
-    return "reply" in _actions(line) or bool(re.match(r"^reply to \S.{0,40}$", line, re.IGNORECASE))
+    return "reply" in _actions(line) or bool(
+        re.match(r"^(?:reply to \S.{0,40}|(?:log|sign) in to reply)$", line, re.IGNORECASE)
+    )
 
 
 def _is_desk(line: str) -> bool:

@@ -6,11 +6,11 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from moderation.schema import ROW_FIELDS, Comment, Reject, RowError, UserError
+from moderation.schema import ROW_FIELDS, Comment, Reject, RowError, UserError, clean_text
 
 from .dates import iso_date
 from .source import Source
-from .threads import ArticleCache
+from .threads import ArticleCache, Threads
 
 # Names that other systems give our columns, the more telling ones first: within one tier two matches are one too many.
 _SYNONYMS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -65,6 +65,9 @@ def match_columns(names: Collection[str], columns: Mapping[str, str], source: So
                 ambiguous = matches
             if matches:
                 break
+    for native, name in found.items():
+        if list(names).count(name) > 1:
+            raise UserError(f"{source.name}: more than one column is called {name!r} (taken for {native}); rename one of them")
     if "comment_text" not in found:
         why = (
             f"more than one column may be the comment's text ({_listed(ambiguous)})"
@@ -90,12 +93,14 @@ class RowReader:
     Args:
         source: where the rows come from.
         fields: column of the source by native column.
+        threads: tells equal comments without an id apart; two readers may both say "Excellent".
         restore: whether the file is one of ours, so that cells neutralised against CSV injection are to be restored.
     """
 
-    def __init__(self, source: Source, fields: Mapping[str, str], *, restore: bool = False) -> None:
+    def __init__(self, source: Source, fields: Mapping[str, str], threads: Threads, *, restore: bool = False) -> None:
         self._source = source
         self._fields = fields
+        self._threads = threads
         self._articles = ArticleCache()
         self._restore = restore
 
@@ -119,7 +124,10 @@ class RowReader:
             return Reject(self._source.name, position, str(error), raw or _raw(row))
         article = comment.article
         shared = self._articles.get(article.article_id, article.title, article.text, article.url)
-        return replace(comment, article=shared)
+        comment = replace(comment, article=shared)
+        if not clean_text(native.get("comment_id")) and (times := self._threads.times(comment.comment_id)) > 1:
+            comment = replace(comment, comment_id=f"{comment.comment_id}-{times}")
+        return comment
 
 
 # A spreadsheet runs a cell that begins like this as a formula (OWASP, CSV injection). An apostrophe in front stops that;

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from moderation.schema import MAX_COMMENT_CHARS, Comment, Reject
 
 from .columns import RowReader, looks_like_comments, match_columns
-from .source import Context, Source, unrecognised
+from .source import Context, Source, text_lines, unrecognised
 from .threads import Threads
 
 DELIMITERS = ",;\t|"
+#: How much of a file is looked at for its first records.
+_HEAD_CHARS = 64 * 1024
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
 
 
@@ -29,13 +31,10 @@ def read(source: Source, context: Context) -> Iterator[Comment | Reject]:
     if isinstance(header, Reject) or not any(header):
         raise unrecognised(source, "has no header row")
     fields = match_columns(header, context.columns, source)
-    reader = RowReader(source, fields, restore={"model_version", "action"} <= set(header))
-    comments = (_comment(reader, header, position, row, source) for position, row in rows)
-    if "parent_id" not in fields:
-        yield from comments
-        return
     with Threads() as threads:
-        yield from threads.with_parents(comments)
+        reader = RowReader(source, fields, threads, restore={"model_version", "action"} <= set(header))
+        comments = (_comment(reader, header, position, row, source) for position, row in rows)
+        yield from threads.with_parents(comments) if "parent_id" in fields else comments
 
 
 def _comment(reader: RowReader, header: list[str], position: str, row: list[str] | Reject, source: Source) -> Comment | Reject:
@@ -82,8 +81,8 @@ def records(source: Source, *, header: bool = True) -> Iterator[tuple[str, list[
 def head_rows(source: Source, delimiter: str | None = None, limit: int = 20) -> list[list[str]]:
     """The first whole records, for recognition."""
     text = source.head_text
-    lines = text[: 64 * 1024].splitlines(keepends=True)
-    if len(lines) > 1 and len(text) > 64 * 1024:
+    lines = list(text_lines(text[:_HEAD_CHARS]))
+    if len(lines) > 1 and len(text) > _HEAD_CHARS:
         lines.pop()
     rows: list[list[str]] = []
     csv.field_size_limit(max(csv.field_size_limit(), 4 * MAX_COMMENT_CHARS))
@@ -111,5 +110,12 @@ def sniff_delimiter(source: Source) -> str:
 
 
 def _is_table(source: Source, header: list[str]) -> bool:
-    """A page of text whose first line happens to be "Comment" is no table of one column, unless its name says so."""
-    return len(header) > 1 or source.name.casefold().removesuffix(".gz").removesuffix(".zst").endswith((".csv", ".tsv"))
+    """A page of text whose first line happens to be "Comment" or "Comment, analysis" is no table.
+
+    It is one where its name says so, or where it has several columns and a row below the header is as wide.
+    """
+    if source.name.casefold().removesuffix(".gz").removesuffix(".zst").endswith((".csv", ".tsv")):
+        return True
+    rows = head_rows(source)
+    seen = len(rows) == 1 or len(source.head_text) > _HEAD_CHARS or any(len(row) == len(header) for row in rows[1:])
+    return len(header) > 1 and seen

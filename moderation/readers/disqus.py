@@ -23,6 +23,8 @@ _ID = "{http://disqus.com/disqus-internals}id"
 def recognise(source: Source) -> str | None:
     """``comments`` for XML whose root is ``disqus`` in Disqus's namespace."""
     text = source.head_text
+    if not text.lstrip().startswith("<"):
+        return None  # a comment may quote an export
     return "comments" if re.search(r"<disqus\b", text) and re.search(r"""["']https?://disqus\.com["']""", text) else None
 
 

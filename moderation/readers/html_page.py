@@ -92,11 +92,13 @@ def parse_html_page(markup: str) -> tuple[Page, str]:
     title = _title(root, containers)
     announced = _announced(root)
     comments = tuple(_comments(containers))
+    has_form = False
     if not containers:
         page = article_page.parse_page(html_to_text(markup))
         comments = page.comments
         announced = page.announced if announced is None else announced
-    return Page(title, _page_author(root), _body(root, title, containers), comments, announced), url
+        has_form = page.has_form
+    return Page(title, _page_author(root), _body(root, title, containers), comments, announced, has_form), url
 
 
 def _encoding(source: Source) -> str:

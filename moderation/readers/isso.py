@@ -43,7 +43,10 @@ def read(source: Source, context: Context) -> Iterator[Comment | Reject]:
 
 def _exported(source: Source) -> Iterator[Comment | Reject]:
     number = 0
-    for _, thread in elements(source, "item"):
+    for element, (_, thread) in enumerate(elements(source, "item"), start=1):
+        if not isinstance(thread, dict):
+            yield Reject(source.name, f"element {element}", "expected a thread with its comments", str(thread)[:2000])
+            continue
         uri = text_of(dict_of(thread).get("id"))
         article = Article(uri, _title(text_of(dict_of(thread).get("title"))), "", uri)
         for row in list_of(dict_of(thread).get("comments")):

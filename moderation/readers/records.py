@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
-from moderation.schema import ROW_FIELDS, Comment, Reject, UserError
+from moderation.schema import ROW_FIELDS, Comment, Reject, UserError, clean_text
 
 from . import delimited
 from .columns import RowReader, looks_like_comments, match_columns
 from .json_stream import elements, first_array, outline
-from .source import HEAD_BYTES, MAX_LINE_CHARS, Context, DamagedFile, Source, unrecognised
+from .source import HEAD_BYTES, MAX_LINE_CHARS, Context, DamagedFile, Source, text_lines, unrecognised
 from .threads import Threads
 
 _PARQUET = b"PAR1"
@@ -101,10 +101,9 @@ def _comments(
     fields = match_columns(list(names), context.columns, source)
     for name in ROW_FIELDS:  # the first rows need not have every column
         fields.setdefault(name, name)
-    reader = RowReader(source, fields)
     paths = [path for path in fields.values() if "." in path]
 
-    def comments() -> Iterator[Comment | Reject]:
+    def comments(reader: RowReader) -> Iterator[Comment | Reject]:
         for position, row in rows:
             if isinstance(row, Reject):
                 yield row
@@ -114,7 +113,7 @@ def _comments(
                 yield Reject(source.name, position, "expected an object with one comment", str(row)[:2000])
 
     with Threads() as threads:
-        yield from threads.with_parents(comments())
+        yield from threads.with_parents(comments(RowReader(source, fields, threads)))
 
 
 def parse_object(line: str) -> dict | None:
@@ -169,7 +168,7 @@ def _head_objects(source: Source) -> list[dict]:
     text = source.head_text
     if not text.lstrip().startswith("{"):
         return []
-    lines = text.splitlines()
+    lines = list(text_lines(text))
     if len(lines) > 1 and len(source.head) >= HEAD_BYTES:
         lines.pop()
     return [row for line in lines[:100] if (row := parse_object(line))]
@@ -221,8 +220,11 @@ def table_columns(source: Source, shape: str) -> list[str]:
 
 
 def text_of(value: object) -> str:
-    """A JSON value as text where it is one (or a number); objects, arrays, booleans and null are the empty string."""
-    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    """A JSON value as text that any file can hold, where it is one (or a number).
+
+    Objects, arrays, booleans and null are the empty string; a lone surrogate, which JSON can spell, becomes U+FFFD.
+    """
+    return clean_text(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
 
 
 def dict_of(value: object) -> dict:

@@ -99,9 +99,14 @@ class Source:
 
     @cached_property
     def declared_encoding(self) -> str:
-        """The encoding that a byte order mark or an XML declaration names, or the empty string."""
+        """The encoding that a byte order mark, an XML declaration or zeros in every other byte tell, or the empty string."""
         for bom, encoding in _BOMS:
             if self.head.startswith(bom):
+                return encoding
+        start = self.head[:400]
+        for first, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+            high, low = start[first::2], start[1 - first :: 2]
+            if len(start) >= 8 and high.count(0) > 0.9 * len(high) and 0 not in low:
                 return encoding
         found = _XML_ENCODING.match(self.head[:200])
         encoding = text_encoding(found[1].decode("ascii")) if found else ""
@@ -149,6 +154,11 @@ class Source:
                     yield text.encode("utf-8", "replace")
             if text := decoder.decode(b"", final=True):
                 yield text.encode("utf-8", "replace")
+
+
+def text_lines(text: str) -> Iterator[str]:
+    """The lines of a text with their ends, as `Source.lines` cuts them; str.splitlines() also cuts at U+2028 and others."""
+    return iter(io.StringIO(text, newline=""))
 
 
 def text_encoding(name: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 
-from moderation.schema import Article, Comment, Reject
+from moderation.schema import Article, Comment, Reject, clean_text
 
 #: How many articles are held at once; comments of one thread mostly stand together.
 _CACHED_ARTICLES = 256
@@ -31,7 +31,7 @@ class Threads:
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-8192;"
             "CREATE TABLE article (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID;"
             "CREATE TABLE name (key TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;"
-            "CREATE TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID;"
+            "CREATE TABLE seen (id TEXT PRIMARY KEY, times INTEGER) WITHOUT ROWID;"
             "CREATE TABLE comment (thread TEXT, id TEXT, text TEXT, PRIMARY KEY (thread, id));"
             "BEGIN"
         )
@@ -46,7 +46,7 @@ class Threads:
 
     def add_article(self, key: str, article: Article) -> None:
         """Remember an article; the first one under a key stays."""
-        fields = (article.article_id, article.title, article.text, article.url)
+        fields = tuple(map(clean_text, (article.article_id, article.title, article.text, article.url)))
         self._db.execute("INSERT OR IGNORE INTO article VALUES (?, ?)", (key, pickle.dumps(fields)))
 
     def _load_article(self, key: str) -> Article | None:
@@ -64,16 +64,28 @@ class Threads:
 
     def first_time(self, key: str) -> bool:
         """Whether an id was not asked for before."""
-        return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount == 1
+        return self.times(key) == 1
+
+    def times(self, key: str) -> int:
+        """How often an id was asked for, this time included."""
+        counted = "INSERT INTO seen VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET times = times + 1 RETURNING times"
+        return self._db.execute(counted, (key,)).fetchone()[0]
 
     def add_comment(self, comment: Comment) -> None:
         """Remember a comment as a possible parent; the first one with its id in the thread stays."""
         row = (thread_key(comment.article), comment.comment_id, comment.text)
         self._db.execute("INSERT OR IGNORE INTO comment VALUES (?, ?, ?)", row)
 
+    def has_comment(self, article: Article, comment_id: str) -> bool:
+        """Whether a comment with this id was remembered in the article's thread."""
+        return self._text(article, comment_id) is not None
+
     def parent_text(self, comment: Comment) -> str | None:
         """The text of the comment that this one answers; None when it is not known (yet)."""
-        key = (thread_key(comment.article), comment.parent_id)
+        return self._text(comment.article, comment.parent_id)
+
+    def _text(self, article: Article, comment_id: str) -> str | None:
+        key = (thread_key(article), comment_id)
         row = self._db.execute("SELECT text FROM comment WHERE thread = ? AND id = ?", key).fetchone()
         return row[0] if row else None
 

@@ -1,7 +1,7 @@
 """WordPress: WXR, the XML of Tools > Export (every namespace version), and the CSV of ``wp comment list``.
 
 A WXR never has spam (the exporter leaves it out); the CSV has it but names the post by number only. Given both, the CSV's
-comments get their article and parent from the WXR.
+comments get their article and parent from the WXR, and those that the WXR has too are set aside.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _CSV_COLUMNS = frozenset({"comment_id", "comment_content"})
 def recognise_wxr(source: Source) -> str | None:
     """``comments`` for RSS in which WordPress's export namespace is declared."""
     text = source.head_text
+    if not text.lstrip().startswith("<"):
+        return None  # a comment may quote an export
     return "comments" if re.search(r"<rss\b", text) and re.search(r"""["']https?://wordpress\.org/export/""", text) else None
 
 
@@ -122,7 +124,12 @@ def _csv_comments(source: Source, threads: Threads) -> Iterator[Comment | Reject
             fields = dict(zip(names, row, strict=True))
             post = fields.get("comment_post_id", "").strip()
             article = threads.article(post) or Article(article_id=post)
-            yield _comment(source, position, fields, article)
+            key = fields.get("comment_id", "").strip()
+            if key and threads.has_comment(article, key):
+                reason = f"duplicate id: comment {key} stands above or in the WXR beside this file"
+                yield Reject(source.name, position, reason, fields.get("comment_content", ""))
+            else:
+                yield _comment(source, position, fields, article)
 
 
 def _comment(source: Source, position: str, fields: dict[str, str], article: Article) -> Comment | Reject:

@@ -1,0 +1,132 @@
+"""Fit the head alone, on vectors of a frozen encoder: every text is encoded once, then an epoch takes seconds.
+
+It runs before the adapter is trained, so that a random head does not first destroy the encoder's sense of similarity
+(Kumar et al. 2022, arXiv:2202.10054), and once more after it, on the vectors of the adapted encoder.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, Encoder
+from moderation.network import Head, Thread
+from moderation.text import MAX_SENTENCES, view
+from training.examples import Example
+
+BATCH = 256
+
+
+class Vectors:
+    """All texts of the examples as vectors, with the numbers of the texts that each example needs.
+
+    Attributes:
+        table: (T + 1, d) unit vectors; the last row is zero and stands for "no text".
+        comment, parent: (N,) rows of the table; parent is -1 where there is none.
+        segments: (N, S) rows, -1 where there is no segment. surface: (N, K).
+    """
+
+    def __init__(self, examples: Sequence[Example], encoder: Encoder) -> None:
+        texts: dict[tuple[str, int], int] = {}
+
+        def number(text: str, limit: int) -> int:
+            return texts.setdefault((text, limit), len(texts)) if text else -1
+
+        views = [view(example.comment) for example in examples]
+        self.comment = torch.tensor([texts.setdefault((seen.comment, COMMENT_TOKENS), len(texts)) for seen in views])
+        self.parent = torch.tensor([number(seen.parent, PARENT_TOKENS) for seen in views])
+        self.segments = torch.full((len(views), MAX_SENTENCES + 1), -1)
+        for row, seen in enumerate(views):
+            for column, segment in enumerate(seen.segments):
+                self.segments[row, column] = number(segment, SEGMENT_TOKENS)
+        self.surface = torch.tensor([seen.surface for seen in views])
+        self.table = torch.zeros(len(texts) + 1, encoder.width)
+        with torch.autocast(encoder.device.type, dtype=torch.bfloat16):
+            for limit in (COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS):
+                chosen = [(text, place) for (text, cap), place in texts.items() if cap == limit]
+                for start in range(0, len(chosen), 4000):
+                    part = chosen[start : start + 4000]
+                    vectors = encoder.encode([text for text, _ in part], limit)
+                    self.table[[place for _, place in part]] = torch.from_numpy(vectors)
+
+    def thread(self, comment, parent, segments, surface) -> Thread:
+        """The head's input for rows of the table."""
+        return Thread(self.table[comment], self.table[parent], self.table[segments], segments >= 0, surface)
+
+
+def fit_head(
+    head: Head,
+    vectors: Vectors,
+    examples: Sequence[Example],
+    epochs: int,
+    rate: float,
+    moved_weight: float,
+    title_only: float,
+    strangers: float,
+    seed: int,
+    report: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+) -> None:
+    """Fit `head` in place, on the CPU.
+
+    In each batch every movable comment is also shown in another thread, mostly of the same source (so that neither style
+    nor platform gives the label away), as off-topic with `moved_weight`; a share `title_only` of the rows loses the article's
+    sentences, and a share `strangers` of spam and low-effort rows stands under another article.
+    """
+    answers = torch.tensor([[-1.0 if answer is None else float(answer) for answer in example.answers] for example in examples])
+    weight = torch.tensor([example.weight for example in examples])
+    movable = np.array([example.movable for example in examples])
+    articles = [example.comment.article for example in examples]
+    by_source: dict[str, list[int]] = defaultdict(list)
+    for index, example in enumerate(examples):
+        by_source[example.source].append(index)
+    anywhere = np.flatnonzero((vectors.segments >= 0).any(1).numpy())
+    draw = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    size = min(BATCH, max(16, len(examples) // 16))  # a small set still needs its steps
+    steps = epochs * max(1, len(examples) // size)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.1)
+    head.train()
+    order = np.concatenate([draw.permutation(len(examples)) for _ in range(epochs)])
+    for step in range(steps):
+        rows = order[step * size : (step + 1) * size]
+        movers = rows[movable[rows]]
+        others = np.array(
+            [
+                draw.choice(by_source[examples[index].source]) if draw.random() < 0.7 or not len(anywhere) else draw.choice(anywhere)
+                for index in movers
+            ],
+            dtype=int,
+        )
+        kept = np.array([articles[a] != articles[b] or not articles[a].title for a, b in zip(movers, others, strict=True)], dtype=bool)
+        movers, others = movers[kept], others[kept]
+        own, here, there = torch.from_numpy(rows), torch.from_numpy(movers), torch.from_numpy(others)
+        # What answers a comment is moved under another comment, what stands under an article under another article.
+        talk = (vectors.segments[here] < 0).all(1) if len(movers) else torch.zeros(0, dtype=torch.bool)
+        comment = torch.cat([vectors.comment[own], vectors.comment[here]])
+        parent = torch.cat([vectors.parent[own], torch.where(talk, vectors.parent[there], -1)])
+        segments = torch.cat([vectors.segments[own], torch.where(talk[:, None], -1, vectors.segments[there])])
+        asked = torch.cat([answers[own], torch.tensor([[0.0, 0.0, 1.0]]).expand(len(movers), 3)])
+        weights = torch.cat([weight[own], weight[here] * moved_weight])
+        settled = (asked[:, 0] == 1) | (asked[:, 1] == 1) | (asked[:, 2] < 0)
+        if len(anywhere):
+            elsewhere = settled & (torch.rand(len(settled)) < strangers)
+            segments = torch.where(elsewhere[:, None], vectors.segments[draw.choice(anywhere, len(settled))], segments)
+        bare = (torch.rand(len(segments)) < title_only) & (segments[:, 0] >= 0)
+        segments = torch.where(bare[:, None] & (torch.arange(segments.shape[1]) > 0), -1, segments)
+        surface = torch.cat([vectors.surface[own], vectors.surface[here]])
+        surface[:, -2] = (segments[:, 1:] >= 0).any(1).float()
+        surface[:, -1] = (parent >= 0).float()
+        logits, _ = head(vectors.thread(comment, parent, segments, surface))
+        factor = (asked >= 0) * weights[:, None]
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, asked.clamp(min=0), reduction="none")
+        loss = (entropy * factor).sum() / factor.sum().clamp(min=1.0)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        report(step + 1, steps, float(loss.detach()))
