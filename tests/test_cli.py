@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 
 import pytest
 from conftest import ROOT, SAMPLES
+from moderation.cli import parse_map
 
 
 def text(process):
@@ -68,6 +70,19 @@ def test_a_mistake_is_one_line_with_an_exit_code_and_no_traceback(command, tmp_p
     done = command(*arguments)
     assert done.returncode == code, text(done)
     assert message in text(done) and "Traceback" not in text(done)
+
+
+def test_spaces_in_a_map_do_not_matter():
+    assert parse_map(" comment_text = body , article_title=head line ") == {
+        "comment_text": "body",
+        "article_title": "head line",
+    }
+
+
+def test_a_file_name_that_is_no_text_can_be_printed(command, tmp_path):
+    (tmp_path / os.fsdecode(b"n\xff.csv")).write_text("comment_text,article_title\nWho pays?,T\n")
+    done = command("score", os.fsdecode(b"n\xff.csv"))
+    assert done.returncode == 0 and b"Traceback" not in done.stderr
 
 
 def test_strict_turns_set_aside_rows_into_exit_code_4(command, tmp_path):

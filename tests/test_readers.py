@@ -10,19 +10,22 @@ import gzip
 import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from moderation.readers import FORMATS, inputs, read_comments
+from moderation.readers import FORMATS, Reading, inputs, read_comments
 from moderation.readers.article_page import parse_page
 from moderation.readers.html_page import parse_html_page
 from moderation.readers.markup import html_to_text
+from moderation.readers.threads import Threads
 from moderation.schema import MAX_COMMENT_CHARS, ROW_FIELDS, VERDICT_FIELDS, Article, Comment, Reject, UserError
 
 DATA = Path(__file__).parent / "readers_data"
+PROSE = "The ferry company has ordered two new ships, which will be built over the next three years in a yard on the coast."
 
 
 def read(*paths: Path | str, **options: object) -> tuple[list[Comment], list[Reject]]:
@@ -79,6 +82,25 @@ def test_wordpress_csv_takes_article_and_parent_from_the_wxr_beside_it() -> None
     assert len(joined) == 5
 
 
+def test_wordpress_csv_asked_for_by_name_still_takes_the_wxr_beside_it_as_one() -> None:
+    comments, rejects = read(DATA / "wordpress.csv", DATA / "wordpress.xml", format="wordpress-csv")
+    assert [c.comment_id for c in comments] == ["201", "202", "101", "102", "103"]
+    assert comments[0].article.title == "Slugs & lettuce" and [r.position for r in rejects] == ["comment 104"]
+
+
+def test_a_comment_in_both_of_wordpress_exports_is_read_once(tmp_path: Path) -> None:
+    table = "comment_ID,comment_post_ID,comment_content\n101,12,Copper tape\n900,12,Buy pills\n"
+    comments, rejects = read(written(tmp_path, "c.csv", table), DATA / "wordpress.xml")
+    assert sorted(c.comment_id for c in comments) == ["101", "102", "103", "900"]
+    assert [r.reason.split(":")[0] for r in rejects if r.file.endswith(".csv")] == ["duplicate id"]
+
+
+@pytest.mark.parametrize("quoted", ['<rss xmlns:wp="http://wordpress.org/export/1.2/">', '<disqus xmlns="http://disqus.com">'])
+def test_a_comment_that_quotes_an_export_is_no_export(quoted: str, tmp_path: Path) -> None:
+    comments, _ = read(written(tmp_path, "a.jsonl", json.dumps({"text": quoted.replace('"', "'")})))
+    assert [c.text for c in comments] == [quoted.replace('"', "'")]
+
+
 def test_disqus_keeps_spam_deleted_orphans_and_threads_without_an_id() -> None:
     comments, rejects = read(DATA / "disqus.xml")
     north = "North is up (https://maps.example/up)."
@@ -127,6 +149,18 @@ def test_reddit_tells_removed_from_deleted_and_joins_submissions() -> None:
     assert [r.reason for r in rejects] == ["text removed by a moderator", "text deleted by its author"]
 
 
+def test_lone_surrogates_in_json_reach_neither_article_nor_comment(tmp_path: Path) -> None:
+    written(tmp_path, "s.jsonl", json.dumps({"id": "s", "title": "T\ud83d", "selftext": "x", "subreddit": "r"}))
+    row = {"id": "c", "body": "hi\ud83d", "link_id": "t3_s", "parent_id": "t1_\ud83d", "author": "\udc00"}
+    written(tmp_path, "c.jsonl", json.dumps(row) + "\n" + json.dumps(row | {"id": "d", "link_id": "t3_\ud83d"}))
+    comments, rejects = read(tmp_path)
+    assert [(c.text, c.article.title, c.parent_id) for c in comments] == [
+        ("hi\ufffd", "T\ufffd", "\ufffd"),
+        ("hi\ufffd", "", "\ufffd"),
+    ]
+    assert rejects == []
+
+
 def test_youtube_replies_know_what_they_answer(tmp_path: Path) -> None:
     comments, rejects = read(DATA / "youtube.json")
     top = "Nice & calm\n1:23 (https://www.youtube.com/watch?v=vid1&t=83)"
@@ -157,6 +191,12 @@ def test_isso_ids_are_unique_beyond_their_thread() -> None:
     assert [c.comment_id for c in comments] == ["/bread/#0", "/bread/#1", "/cake/#0"]
     assert comments[1].parent_text == "I baked it twice."
     assert comments[0].article.title == "Rye bread"
+
+
+def test_isso_element_that_is_no_thread_is_set_aside(tmp_path: Path) -> None:
+    threads = [{"id": "/a", "title": "A", "comments": [{"id": 1, "text": "x"}]}, 5]
+    comments, rejects = read(written(tmp_path, "a.json", json.dumps(threads)))
+    assert len(comments) == 1 and [r.position for r in rejects] == ["element 2"]
 
 
 def test_isso_database_is_read_without_touching_it(tmp_path: Path) -> None:
@@ -235,6 +275,41 @@ def test_page_that_announces_more_comments_than_it_has_says_so(tmp_path: Path) -
     comments, rejects = read(written(tmp_path, "page.txt", text))
     assert len(comments) == 3
     assert [r.reason for r in rejects] == ["the page announces 7 comments but 3 were found in it"]
+
+
+@pytest.mark.parametrize("button", ["Reply", "Log in to Reply", "Reply to Ann"])
+def test_what_ends_a_comment_on_pages_with_and_without_accounts(button: str) -> None:
+    page = parse_page(f"A tale\n\n{PROSE}\n\n2 Comments\n\nFirst.\n\n{button}\n\nSecond.\n\n{button}\n")
+    assert [c.text for c in page.comments] == ["First.", "Second."]
+
+
+def test_a_comment_that_begins_like_the_sorting_menu_is_kept() -> None:
+    page = parse_page(f"A tale\n\n{PROSE}\n\n1 Comment\n\nSort by Newest\n\nSort by date, dear editors!\n\nReply\n")
+    assert [c.text for c in page.comments] == ["Sort by date, dear editors!"]
+
+
+def test_prose_in_a_folder_is_no_page_without_comments(tmp_path: Path) -> None:
+    written(tmp_path, "notes.txt", f"Notes on the ferries\n\n{PROSE}\n\n{PROSE}\n")
+    written(tmp_path, "notes.html", f"<html><body><h1>Notes</h1><p>{PROSE}</p></body></html>")
+    comments, rejects = read(tmp_path)
+    assert comments == [] and ["nothing in it looks like a comment" in r.reason for r in rejects] == [True, True]
+
+
+def test_page_in_a_folder_that_offers_to_comment_has_merely_no_comments(tmp_path: Path) -> None:
+    written(tmp_path, "page.txt", f"A tale of two ferries\n\n{PROSE}\n\n{PROSE}\n\nLeave a Reply\n")
+    assert read(tmp_path) == ([], [])
+
+
+def test_page_whose_title_looks_like_a_header_is_no_table(tmp_path: Path) -> None:
+    comments, _ = read(written(tmp_path, "page.txt", f"Comment, analysis\n\n{PROSE}\n\n1 Comment\n\nShips sink.\n\nReply\n"))
+    assert [c.text for c in comments] == ["Ships sink."]
+
+
+def test_html_page_without_any_classes_is_read_like_its_text() -> None:
+    lines = ["A tale of two ferries", "Maria Stone", PROSE, PROSE + " Again.", "1 Comment", "Ships sink.", "Reply"]
+    page, _ = parse_html_page("<html><body>" + "".join(f"<p>{line}</p>" for line in lines) + "</body></html>")
+    assert [c.text for c in page.comments] == ["Ships sink."]
+    assert page.body.endswith("Again.") and page.author == "Maria Stone"
 
 
 def test_equal_comments_of_a_page_have_different_ids(tmp_path: Path) -> None:
@@ -367,6 +442,32 @@ def test_neutralised_cells_are_restored_in_our_own_files_only(tmp_path: Path) ->
     ]
 
 
+def test_columns_of_the_same_name_are_not_guessed_among(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="more than one column is called 'body'"):
+        read(written(tmp_path, "a.csv", "body,body,x\na,b,c\n"), columns={"comment_text": "body"})
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_equal_rows_without_an_id_get_different_ids_the_same_in_every_run(name: str, tmp_path: Path) -> None:
+    text = {"a.csv": "text,title\nlol,T\nlol,T\n", "a.jsonl": '{"text": "lol"}\n' * 2}[name]
+    first, second = (read(written(tmp_path, name, text))[0] for _ in range(2))
+    assert len({c.comment_id for c in first}) == 2 and first == second
+
+
+def test_unclosed_quote_says_which_lines_it_swallowed(tmp_path: Path) -> None:
+    comments, rejects = read(written(tmp_path, "a.csv", 'text,title\na,T\n"b,T\nc,T\nd,T\n'))
+    assert [c.text for c in comments] == ["a"] and [r.position for r in rejects] == ["row 3 (lines 3 to 5)"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_its_mark(encoding: str, tmp_path: Path) -> None:
+    assert [c.text for c in read(written(tmp_path, "a.csv", "text,title\nhello,T\n".encode(encoding)))[0]] == ["hello"]
+
+
+def test_jsonl_with_a_line_separator_in_its_text_is_recognised(tmp_path: Path) -> None:
+    assert [c.text for c in read(written(tmp_path, "a.jsonl", '{"text": "a\u2028b"}\n'))[0]] == ["a\u2028b"]
+
+
 def test_jsonl_line_that_is_no_object_is_set_aside(tmp_path: Path) -> None:
     lines = (
         b'{"text": "\xc3\xa9"}\n{"text": "\xc3\xa8"}\n[1]\n{"text": "b"\n\n{"text": "b\xff"}\n{"text": "c"}\n'
@@ -482,6 +583,36 @@ def test_folder_is_read_in_order_and_strangers_in_it_are_reported(tmp_path: Path
 def test_named_file_that_is_no_export_is_an_error_at_once(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"file\.bin.*expected.*--format"):
         read_comments([written(tmp_path, "file.bin", content)])
+
+
+def test_a_file_is_read_once_however_it_is_spelled(tmp_path: Path) -> None:
+    path = written(tmp_path, "a/a.csv", "text,title\nhello,T\n")
+    assert len(read(path, tmp_path / "a" / ".." / "a" / "a.csv", tmp_path)[0]) == 1
+
+
+def test_files_to_skip_are_passed_over_in_folders_only(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", "text,title\nhello,T\n")
+    written(tmp_path, "b/b.csv", "text,title\nhello,T\n")
+    assert list(Reading([tmp_path], skip=[path, tmp_path / "b"])) == []
+    assert len(list(Reading([path], skip=[path]))) == 1
+
+
+def test_a_pipe_can_be_read_twice(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = subprocess.Popen(["sh", "-c", f"printf 'text,title\\nhello,T\\n' > '{pipe}'"])
+    reading = Reading([pipe])
+    assert writer.wait(10) == 0
+    assert [item.text for item in reading] == [item.text for item in reading] == ["hello"]
+
+
+def test_a_full_temporary_folder_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Threads, "add_comment", full)
+    with pytest.raises(OSError, match="temporary folder is full"):
+        read(DATA / "native.csv")
 
 
 def test_missing_file_and_unknown_format_are_errors_at_once(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The batch job with the real model: accounting, resuming, formats, hostile rows."""
 
 import csv
+import io
 import json
 import os
 import random
@@ -148,6 +149,93 @@ def test_two_runs_cannot_write_the_same_output(moderator, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(OutputError, match="another run is writing it"):
             score([write_table(tmp_path / "in.csv", ["One bridge."])], tmp_path / "out.jsonl", moderator)
+
+
+class Stopped(Exception):
+    """Stands for a run that is killed."""
+
+
+def stop_at_1024(done):
+    if done >= 1024:
+        raise Stopped
+
+
+def test_an_output_in_the_folder_that_is_scored_is_no_input(moderator, tmp_path):
+    write_table(tmp_path / "in.csv", ["One bridge.", ""])
+    for _ in range(2):
+        summary = score([tmp_path], tmp_path / "out.jsonl", moderator)
+        assert (summary.rows, summary.set_aside) == (1, 1)
+
+
+def test_an_interrupted_run_goes_on_when_its_output_is_in_the_scored_folder(moderator, tmp_path):
+    write_table(tmp_path / "in.csv", [f"Bridge {number}" for number in range(1100)])
+    with pytest.raises(Stopped):
+        score([tmp_path], tmp_path / "out.jsonl", moderator, progress=stop_at_1024)
+    summary = score([tmp_path], tmp_path / "out.jsonl", moderator)
+    assert (summary.rows, summary.resumed, summary.set_aside) == (1100, 1024, 0)
+
+
+def test_an_interrupted_run_on_other_standard_input_starts_anew(moderator, tmp_path, monkeypatch):
+    def stdin(word):
+        rows = "".join(json.dumps({"comment_text": f"{word} {number}"}) + "\n" for number in range(1100))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(rows.encode())))
+
+    stdin("Bridge")
+    with pytest.raises(Stopped):
+        score(["-"], tmp_path / "out.jsonl", moderator, progress=stop_at_1024)
+    stdin("Tunnel")
+    assert score(["-"], tmp_path / "out.jsonl", moderator).resumed == 0
+    assert [row["comment_text"] for row in rows_of(tmp_path / "out.jsonl")] == [f"Tunnel {n}" for n in range(1100)]
+
+
+def test_the_same_comments_under_another_article_are_scored_anew(moderator, tmp_path, monkeypatch):
+    def stdin(title):
+        rows = "".join(
+            json.dumps({"comment_id": n, "comment_text": "Well", "article_title": title}) + "\n" for n in range(1100)
+        )
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(rows.encode())))
+
+    stdin("Bridge closes")
+    with pytest.raises(Stopped):
+        score(["-"], tmp_path / "out.jsonl", moderator, progress=stop_at_1024)
+    stdin("Tunnel opens")
+    score(["-"], tmp_path / "out.jsonl", moderator)
+    assert {row["article_title"] for row in rows_of(tmp_path / "out.jsonl")} == {"Tunnel opens"}
+
+
+def test_input_that_cannot_be_read_leaves_nothing_behind(moderator, tmp_path):
+    evil = tmp_path / "evil.xml"
+    evil.write_text('<!DOCTYPE rss [<!ENTITY a "b">]><rss xmlns:wp="http://wordpress.org/export/1.2/"></rss>')
+    picture = tmp_path / "picture.jpg"
+    picture.write_bytes(b"\xff\xd8\xff\xe0" + bytes(300))
+    for source in (evil, picture):
+        with pytest.raises(InputError):
+            score([source], tmp_path / "missing" / "out.jsonl", moderator)
+    assert not list((tmp_path / "missing").glob("*")) if (tmp_path / "missing").exists() else True
+
+
+def test_rejects_of_a_run_are_not_overwritten_while_they_are_its_input(moderator, tmp_path):
+    source = write_table(tmp_path / "out.jsonl.rejects.jsonl", ["One bridge."])
+    with pytest.raises(UserError, match="is also an input"):
+        score([source], tmp_path / "out.jsonl", moderator)
+
+
+def test_a_folder_as_output_is_refused_before_the_work(moderator, tmp_path):
+    (tmp_path / "out.jsonl").mkdir()
+    with pytest.raises(UserError, match="is a folder"):
+        score([write_table(tmp_path / "in.csv", ["One bridge."])], tmp_path / "out.jsonl", moderator)
+
+
+def test_a_folder_without_a_file_is_no_input(moderator, tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(InputError, match="holds no file"):
+        score([tmp_path / "in"], tmp_path / "out.jsonl", moderator)
+
+
+def test_a_place_that_cannot_be_written_is_not_called_a_full_disk(moderator, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="choose another --out"):
+        score([write_table(tmp_path / "in.csv", ["One bridge."])], tmp_path / "file" / "out.jsonl", moderator)
 
 
 def test_errors_are_told_apart(moderator, tmp_path):

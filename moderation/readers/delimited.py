@@ -64,11 +64,15 @@ def records(source: Source, *, header: bool = True) -> Iterator[tuple[str, list[
             return
         except csv.Error as error:
             number += 1
+            if rows.line_num > line:
+                position = f"row {number} (lines {line} to {rows.line_num})"
             yield position, Reject(source.name, position, f"the row cannot be read as CSV ({error})")
             continue
         if not row or row == [""]:
             continue
         number += 1
+        if rows.line_num > line:  # a quote that was never closed swallows what follows; say how much
+            position = f"row {number} (lines {line} to {rows.line_num})"
         if number == 1 and header:
             row = [cell.strip().lstrip("\ufeff") for cell in row]
         elif any(map(_UNDECODABLE.search, row)):
@@ -112,10 +116,10 @@ def sniff_delimiter(source: Source) -> str:
 def _is_table(source: Source, header: list[str]) -> bool:
     """A page of text whose first line happens to be "Comment" or "Comment, analysis" is no table.
 
-    It is one where its name says so, or where it has several columns and a row below the header is as wide.
+    It is one where its name says so, or where it has several columns and half of the rows are as wide as the header.
     """
     if source.name.casefold().removesuffix(".gz").removesuffix(".zst").endswith((".csv", ".tsv")):
         return True
-    rows = head_rows(source)
-    seen = len(rows) == 1 or len(source.head_text) > _HEAD_CHARS or any(len(row) == len(header) for row in rows[1:])
-    return len(header) > 1 and seen
+    rows = head_rows(source)[1:]
+    regular = 2 * sum(len(row) == len(header) for row in rows) >= len(rows)
+    return len(header) > 1 and (regular or len(source.head_text) > _HEAD_CHARS)

@@ -92,13 +92,17 @@ def parse_html_page(markup: str) -> tuple[Page, str]:
     title = _title(root, containers)
     announced = _announced(root)
     comments = tuple(_comments(containers))
+    author, body = _page_author(root), _body(root, title, containers)
     has_form = False
     if not containers:
         page = article_page.parse_page(html_to_text(markup))
         comments = page.comments
         announced = page.announced if announced is None else announced
         has_form = page.has_form
-    return Page(title, _page_author(root), _body(root, title, containers), comments, announced, has_form), url
+        author = author or page.author
+        if any(comment.text in body for comment in comments):  # the markup does not tell the article from its comments
+            body = page.body
+    return Page(title, author, body, comments, announced, has_form), url
 
 
 def _encoding(source: Source) -> str:
