@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,9 +68,10 @@ def score(
         stem = "stdin" if paths[0] == "-" else Path(paths[0]).name.split(".")[0] or "comments"
         out = Path(f"{stem}.scored.jsonl")
     quiet()
+    from moderation.score import own_files
     from moderation.score import score as run
 
-    with _Progress(paths, format, columns, out) as progress:
+    with _Progress(paths, format, columns, own_files(out)) as progress:
         from moderation.model import Moderator
 
         try:
@@ -104,7 +105,7 @@ def parse_map(text: str) -> dict[str, str]:
 class _Progress:
     """A bar on stderr with rate and time left; the total is counted by a second reading in the background."""
 
-    def __init__(self, paths: list[str], format: str | None, columns: dict[str, str], out: Path) -> None:
+    def __init__(self, paths: list[str], format: str | None, columns: dict[str, str], skip: Collection[Path] = ()) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -123,15 +124,14 @@ class _Progress:
         self._stop = False
         # standard input and pipes can be read only once, and that is not here
         if console.is_terminal and all(path != "-" and (os.path.isfile(path) or os.path.isdir(path)) for path in paths):
-            threading.Thread(target=self._count, args=(paths, format, columns, out), daemon=True).start()
+            threading.Thread(target=self._count, args=(paths, format, columns, skip), daemon=True).start()
 
-    def _count(self, paths: list[str], format: str | None, columns: dict[str, str], out: Path) -> None:
+    def _count(self, paths: list[str], format: str | None, columns: dict[str, str], skip: Collection[Path] = ()) -> None:
         from moderation.readers import Reading
-        from moderation.score import own_files
 
         try:
             total = 0
-            for total, _ in enumerate(Reading(paths, format=format, columns=columns, skip=own_files(out)), 1):  # noqa: B007
+            for total, _ in enumerate(Reading(paths, format=format, columns=columns, skip=skip), 1):  # noqa: B007
                 if self._stop:
                     return
             self._bar.update(self._task, total=total)

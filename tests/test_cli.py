@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 from conftest import ROOT, SAMPLES
+
 from moderation.cli import parse_map
 
 
@@ -132,6 +134,10 @@ def test_the_built_wheel_brings_what_its_commands_need(tmp_path):
     ]
     subprocess.run(build, check=True, capture_output=True)
     [wheel] = (tmp_path / "dist").glob("*.whl")
+    brought = set(zipfile.ZipFile(wheel).namelist())
+    needed = [path for room in ("moderation", "training") for path in (ROOT / room).rglob("*") if path.is_file()]
+    needed = {str(path.relative_to(ROOT)) for path in needed if "__pycache__" not in path.parts}
+    assert needed <= brought, needed - brought  # the store's migrations and the report's page are no modules
     target = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel)], check=True)
     code = (

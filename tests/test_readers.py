@@ -10,7 +10,6 @@ import gzip
 import io
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -607,12 +606,14 @@ def test_a_pipe_can_be_read_twice(tmp_path: Path) -> None:
 
 
 def test_a_full_temporary_folder_is_no_fault_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+    def small(threads: Threads) -> Threads:
+        threads._db.execute("PRAGMA max_page_count = 10")
+        return threads
 
-    monkeypatch.setattr(Threads, "add_comment", full)
+    monkeypatch.setattr(Threads, "__enter__", small)
+    lines = "".join(json.dumps({"id": str(n), "text": "x" * 4000}) + "\n" for n in range(100))
     with pytest.raises(OSError, match="temporary folder is full"):
-        read(DATA / "native.csv")
+        read(written(tmp_path, "a.jsonl", lines))
 
 
 def test_missing_file_and_unknown_format_are_errors_at_once(tmp_path: Path) -> None:

@@ -1,11 +1,9 @@
 """`moderation import`, `export` and `users`, and the import behind the first of them."""
 
 import json
-import tomllib
-from pathlib import Path
 
 import pytest
-from conftest import ROOT, SAMPLES
+from conftest import SAMPLES
 
 from moderation.schema import LABELS, UserError, Verdict
 from moderation.score import InputError
@@ -146,15 +144,6 @@ def test_a_mistake_is_one_line_with_an_exit_code(command, tmp_path, arguments, c
     errors = done.stderr.decode()
     assert done.returncode == code and message in errors and "secret" not in errors, errors
     assert "Traceback" not in errors and len(errors.strip().splitlines()) == 1
-
-
-def test_the_wheel_brings_the_migrations():
-    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert "moderation.store" in table["packages"]
-    folder = ROOT / "moderation" / "store"
-    brought = {path for pattern in table["package-data"]["moderation.store"] for path in folder.glob(pattern)}
-    below = {path for path in Path(folder / "migrations").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    assert below and below <= brought
 
 
 def test_a_full_disk_is_said_in_one_line(tmp_path):

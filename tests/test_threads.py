@@ -1,5 +1,6 @@
 """Our own labelled threads: what the datasheet promises of them."""
 
+import itertools
 import json
 import re
 from collections import Counter, defaultdict
@@ -9,7 +10,6 @@ from conftest import ROOT
 from datasketch import MinHash, MinHashLSH
 
 from moderation.schema import LABELS, ROW_FIELDS, Comment
-import itertools
 
 FOLDER = ROOT / "data" / "threads"
 SPLITS = ("train", "validation", "test")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sqlite3
 import stat
 import sys
 import tempfile
@@ -203,8 +202,6 @@ def _guarded(source: Source, known: _Format, context: Context) -> Iterator[Comme
         if error.errno in (errno.ENOSPC, errno.EDQUOT):  # the temporary folder is full; nothing is wrong with this file
             raise
         yield Reject(source.name, "file", f"cannot be read ({error.strerror or error})")
-    except sqlite3.OperationalError as error:  # so says the index of threads, on disk too
-        raise OSError(errno.ENOSPC, f"the temporary folder is full or cannot be written: {error}") from error
     except UserError as error:
         if source.named:
             raise

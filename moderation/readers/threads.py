@@ -6,6 +6,7 @@ in a temporary SQLite file that is deleted with the `Threads` object.
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import sqlite3
@@ -44,22 +45,28 @@ class Threads:
         self._db.close()
         self._folder.cleanup()
 
+    def _execute(self, statement: str, values: tuple) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise OSError(errno.ENOSPC, f"the temporary folder is full or cannot be written: {error}") from error
+
     def add_article(self, key: str, article: Article) -> None:
         """Remember an article; the first one under a key stays."""
         fields = tuple(map(clean_text, (article.article_id, article.title, article.text, article.url)))
-        self._db.execute("INSERT OR IGNORE INTO article VALUES (?, ?)", (key, pickle.dumps(fields)))
+        self._execute("INSERT OR IGNORE INTO article VALUES (?, ?)", (key, pickle.dumps(fields)))
 
     def _load_article(self, key: str) -> Article | None:
-        row = self._db.execute("SELECT value FROM article WHERE key = ?", (key,)).fetchone()
+        row = self._execute("SELECT value FROM article WHERE key = ?", (key,)).fetchone()
         return Article(*pickle.loads(row[0])) if row else None  # written by add_article, never from the input
 
     def add_name(self, key: str, name: str) -> None:
         """Remember the display name of a user id."""
-        self._db.execute("INSERT OR IGNORE INTO name VALUES (?, ?)", (key, name))
+        self._execute("INSERT OR IGNORE INTO name VALUES (?, ?)", (key, name))
 
     def name(self, key: str) -> str:
         """The display name of a user id, or the empty string."""
-        row = self._db.execute("SELECT value FROM name WHERE key = ?", (key,)).fetchone()
+        row = self._execute("SELECT value FROM name WHERE key = ?", (key,)).fetchone()
         return row[0] if row else ""
 
     def first_time(self, key: str) -> bool:
@@ -69,12 +76,12 @@ class Threads:
     def times(self, key: str) -> int:
         """How often an id was asked for, this time included."""
         counted = "INSERT INTO seen VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET times = times + 1 RETURNING times"
-        return self._db.execute(counted, (key,)).fetchone()[0]
+        return self._execute(counted, (key,)).fetchone()[0]
 
     def add_comment(self, comment: Comment) -> None:
         """Remember a comment as a possible parent; the first one with its id in the thread stays."""
         row = (thread_key(comment.article), comment.comment_id, comment.text)
-        self._db.execute("INSERT OR IGNORE INTO comment VALUES (?, ?, ?)", row)
+        self._execute("INSERT OR IGNORE INTO comment VALUES (?, ?, ?)", row)
 
     def has_comment(self, article: Article, comment_id: str) -> bool:
         """Whether a comment with this id was remembered in the article's thread."""
@@ -86,7 +93,7 @@ class Threads:
 
     def _text(self, article: Article, comment_id: str) -> str | None:
         key = (thread_key(article), comment_id)
-        row = self._db.execute("SELECT text FROM comment WHERE thread = ? AND id = ?", key).fetchone()
+        row = self._execute("SELECT text FROM comment WHERE thread = ? AND id = ?", key).fetchone()
         return row[0] if row else None
 
     def with_parents(self, items: Iterable[Comment | Reject]) -> Iterator[Comment | Reject]:
