@@ -50,6 +50,14 @@ class Head(nn.Module):
         # What is near neither the article nor the parent is off-topic: the zero-shot rule, which the rest then corrects.
         self.nearness = nn.Parameter(torch.tensor([8.0, 2.5]))
 
+    def forget_relevance(self) -> None:
+        """Start the off-topic question anew: fresh weights, and the zero-shot rule as the first guess."""
+        for layer in self.off_topic:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+        with torch.no_grad():
+            self.nearness.copy_(torch.tensor([8.0, 2.5]))
+
     def forward(self, thread: Thread) -> tuple[Tensor, Tensor]:
         """Logits (B, 3) of spam, low-effort and off-topic, and similarities (B, S) of comment and segments."""
         comment = F.normalize(thread.comment + self.query(thread.comment), dim=-1)

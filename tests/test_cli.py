@@ -102,10 +102,13 @@ def test_terminal_control_in_comments_never_reaches_the_terminal(command, tmp_pa
 
 
 def test_interrupted_it_says_how_to_go_on(tmp_path):
+    def listen():  # a shell that starts jobs in the background has them ignore the signal
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     source = tmp_path / "in.csv"
     source.write_text("comment_text\n" + "".join(f"Remark {n} on the bridge and its piers\n" for n in range(20_000)))
     arguments = [sys.executable, "-m", "moderation.cli", "score", str(source), "--out", str(tmp_path / "out.jsonl")]
-    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listen)
     journal = tmp_path / "out.jsonl.partial" / "journal.jsonl"
     while process.poll() is None and not (journal.exists() and journal.stat().st_size):
         time.sleep(0.05)

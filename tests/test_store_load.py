@@ -80,7 +80,8 @@ def test_eight_moderators_in_two_processes_lose_nothing_and_double_nothing(store
     assert [report["failures"] for report in reports] == [[], []]
     did = {user: part for report in reports for user, part in report["did"].items()}
     claimed = [number for part in did.values() for number in part["claimed"]]
-    assert len(claimed) == len(set(claimed)) == COMMENTS and all(part["claimed"] for part in did.values())
+    assert len(claimed) == len(set(claimed)) == COMMENTS
+    assert sum(bool(part["claimed"]) for part in did.values()) >= 2  # on a busy machine a late starter may find nothing left
     facets = store.queue.facets(Filter(show="all"))
     assert (facets.decided, facets.undecided) == (COMMENTS, 0)
     with store.database.read() as connection:

@@ -175,7 +175,7 @@ def fit(
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
-    accelerator = Accelerator(mixed_precision="bf16")
+    accelerator = Accelerator()
     set_seed(recipe.seed)
     tokenizer, transformer = load_encoder(recipe.encoder, attention="eager")
     encoder = Encoder(tokenizer, transformer.to(accelerator.device))
@@ -212,7 +212,7 @@ def fit(
         torch.manual_seed(recipe.seed * 100_003 + number)
         examples = mixed([groups[index] for index in mine[number][1]], recipe.mix, shuffler)
         batch = Batch(examples, encoder, recipe.mix, shuffler)
-        with accelerator.autocast():
+        with torch.autocast(accelerator.device.type, dtype=torch.bfloat16):
             loss = network(batch, encoder)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(network.parameters(), 1.0)
@@ -227,7 +227,11 @@ def fit(
     trained = accelerator.unwrap_model(network)
     if accelerator.is_main_process:
         if recipe.epochs:
-            trained.head.load_state_dict(Head(encoder.width, len(encoding.SURFACE), recipe.hidden, recipe.dropout).state_dict())
+            # Relevance is judged better by a part fitted anew on the adapted encoder, spam and effort by those trained along.
+            trained.head.forget_relevance()
+            trained.head.requires_grad_(False)
+            trained.head.off_topic.requires_grad_(True)
+            trained.head.nearness.requires_grad_(True)
             _fit_head(recipe, material, Encoder(tokenizer, trained.transformer.eval()), trained.head, report)
         write_model(out, recipe, trained.transformer.eval(), trained.head.eval(), tokenizer, material, losses)
         shutil.rmtree(checkpoint, ignore_errors=True)

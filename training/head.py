@@ -87,7 +87,7 @@ def fit_head(
     torch.manual_seed(seed)
     size = min(BATCH, max(16, len(examples) // 16))  # a small set still needs its steps
     steps = epochs * max(1, len(examples) // size)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW([part for part in head.parameters() if part.requires_grad], lr=rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.1)
     head.train()
     order = np.concatenate([draw.permutation(len(examples)) for _ in range(epochs)])
@@ -96,12 +96,16 @@ def fit_head(
         movers = rows[movable[rows]]
         others = np.array(
             [
-                draw.choice(by_source[examples[index].source]) if draw.random() < 0.7 or not len(anywhere) else draw.choice(anywhere)
+                draw.choice(by_source[examples[index].source])
+                if draw.random() < 0.7 or not len(anywhere)
+                else draw.choice(anywhere)
                 for index in movers
             ],
             dtype=int,
         )
-        kept = np.array([articles[a] != articles[b] or not articles[a].title for a, b in zip(movers, others, strict=True)], dtype=bool)
+        kept = np.array(
+            [articles[a] != articles[b] or not articles[a].title for a, b in zip(movers, others, strict=True)], dtype=bool
+        )
         movers, others = movers[kept], others[kept]
         own, here, there = torch.from_numpy(rows), torch.from_numpy(movers), torch.from_numpy(others)
         # What answers a comment is moved under another comment, what stands under an article under another article.
