@@ -225,6 +225,8 @@ def quiet() -> None:
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         # Threads that wait by spinning make torch several times slower as soon as anything else wants a core.
         ("OMP_WAIT_POLICY", "passive"),
+        # oneDNN keeps a compiled kernel for each of 1,024 shapes of batch, which lets memory creep up for an hour.
+        ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"),
     ):
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
