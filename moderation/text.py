@@ -46,7 +46,8 @@ SURFACE = (
     "has_parent",
 )
 
-_ZERO_WIDTH = re.compile(
+#: Characters without width: what they hide between letters is folded away.
+HIDDEN = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
 )
 _LINK = re.compile(
@@ -59,14 +60,15 @@ _CONTACT = re.compile(
     r"|\+?\d[\d\s().-]{7,}\d|(?:^|\s)@\w{3,}",
     re.IGNORECASE,
 )
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+#: A word as it is counted.
+WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _RUN = re.compile(r"([^\d\s])\1{2,}")
 _SENTENCE_END = re.compile(r"(?<=[.!?…。؟।])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^\sa-z])|\n+")
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Sen|Rep|Gen|Col|Lt|Prof|vs|No|Inc|Jr|Sr)|\b[A-Z])\.$")
 
-# Letters of other scripts that look like Latin ones (Unicode TR 39, the confusables that spam uses). They are folded
-# only inside words that also hold Latin letters: a Russian word stays Russian.
-_LOOKALIKES = str.maketrans(
+#: Letters of other scripts that look like Latin ones (Unicode TR 39, the confusables that spam uses). They are folded
+#: only inside words that also hold Latin letters: a Russian word stays Russian.
+LOOKALIKES = str.maketrans(
     "аеорсухіјѕһԁԛԝьвмткнАВЕКМНОРСТУХІЈЅαορνιτκеΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
     "aeopcyxijshdqwbbmtkhABEKMHOPCTYXIJSaopvitkeABEZHIKMNOPTYX",
 )
@@ -110,8 +112,8 @@ def fold(text: str) -> str:
     if len(text) > 4 * (COMMENT_HEAD + COMMENT_TAIL):
         text = text[: 2 * COMMENT_HEAD] + "\n" + text[-2 * COMMENT_TAIL :]
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", _ZERO_WIDTH.sub("", text))
-        text = _WORD.sub(lambda word: _unmask(word[0]), text)
+        text = unicodedata.normalize("NFKC", HIDDEN.sub("", text))
+        text = WORD.sub(lambda word: unmask(word[0]), text)
     text = _LINK.sub(lambda link: _shorten_link(link[0]), text)
     text = _RUN.sub(lambda run: run[1] * (3 if run[1] in ".!?" else 2), text)
     text = " ".join(text.split())
@@ -120,10 +122,11 @@ def fold(text: str) -> str:
     return text
 
 
-def _unmask(word: str) -> str:
+def unmask(word: str) -> str:
+    """A word that mixes Latin letters with look-alikes, in Latin letters; any other as it is. The length stays."""
     if word.isascii() or not any(letter.isascii() and letter.isalpha() for letter in word):
         return word
-    return word.translate(_LOOKALIKES)
+    return word.translate(LOOKALIKES)
 
 
 def _shorten_link(link: str) -> str:
@@ -170,7 +173,7 @@ def has_contact(text: str) -> bool:
 def surface(text: str, has_article_text: bool = False, has_parent: bool = False) -> tuple[float, ...]:
     """Countable features that an encoder's subwords blur; values in the order of `SURFACE`."""
     text = text[:20_000]
-    words = _WORD.findall(text)
+    words = WORD.findall(text)
     letters = sum(map(str.isalpha, text)) or 1
     length = len(text) or 1
     emoji = sum(unicodedata.category(letter) in ("So", "Sk") for letter in text) if not text.isascii() else 0
@@ -188,8 +191,8 @@ def surface(text: str, has_article_text: bool = False, has_parent: bool = False)
         min(text.count("!"), 6) / 3,
         min(text.count("?"), 3) / 2,
         2 * foreign / letters,
-        min(len(_ZERO_WIDTH.findall(text)), 6) / 3 if not text.isascii() else 0.0,
-        min(sum(_unmask(word) != word for word in words), 3) / 1.5 if not text.isascii() else 0.0,
+        min(len(HIDDEN.findall(text)), 6) / 3 if not text.isascii() else 0.0,
+        min(sum(unmask(word) != word for word in words), 3) / 1.5 if not text.isascii() else 0.0,
         3 * (1 - distinct / len(words)) if words else 0.0,
         math.log1p(run) / 2,
         math.log1p(text.count("\n")) / 2,
