@@ -54,7 +54,8 @@ def score(
     map: Annotated[str, typer.Option("--map", help="Columns by name: comment_text=body,article_title=headline")] = "",
     threshold_file: Annotated[Path | None, typer.Option(help="JSON with thresholds by label; see the README.")] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A model directory. Default: the model that comes with the package.")
+        str | None,
+        typer.Option("--model", "-m", help="A model directory or version. Default: the champion, at first the shipped one."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 4 when rows were set aside.")] = False,
     show: Annotated[int, typer.Option("--show", min=0, max=50, help="How many flagged comments to print at the end.")] = 8,
@@ -73,9 +74,10 @@ def score(
 
     with _Progress(paths, format, columns, own_files(out)) as progress:
         from moderation.model import Moderator
+        from moderation.registry import Champion
 
         try:
-            moderator = Moderator.from_pretrained(model)
+            moderator = Moderator.from_pretrained(model) if model else Champion()
             summary = run(paths, out, moderator, format=format, columns=columns, policy=policy, progress=progress.update)
         except KeyboardInterrupt:
             progress.stop()

@@ -25,7 +25,9 @@ def import_(
         list[str], typer.Argument(metavar="FILE…", help="Exports, saved pages, folders, or - for standard input.")
     ],
     database: _Database = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A model directory. Default: the shipped model.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A model directory or version. Default: the champion.")
+    ] = None,
     format: Annotated[
         str | None, typer.Option("--format", "-f", help="Name the input format instead of having it recognised.")
     ] = None,
@@ -54,8 +56,9 @@ def import_(
         inputs(paths)  # a mistyped name is told at once, not after the model is loaded
     with Store(database) as store, _Progress(paths, format, columns) as progress:
         from moderation.model import Moderator
+        from moderation.registry import Champion
 
-        moderator = Moderator.from_pretrained(model)
+        moderator = Moderator.from_pretrained(model) if model else Champion()
         try:
             done = take_in(
                 store,

@@ -151,10 +151,10 @@ class Moderator:
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None, device: str | None = None) -> Moderator:
-        """Load a model directory; without a name the model that ships with the package.
+        """Load a model; without a name the champion of the registry, which is the shipped model until one is promoted.
 
         Args:
-            name: folder of a model, as `moderation train` writes it.
+            name: folder of a model, as `moderation train` writes it, or a version in the registry.
             device: a torch device such as "cuda"; by default a GPU when there is one, else the CPU.
 
         Raises:
@@ -164,8 +164,9 @@ class Moderator:
         from safetensors.torch import load_file
 
         from moderation.network import Head
+        from moderation.registry import resolve
 
-        folder = Path(name) if name is not None else DEFAULT_MODEL
+        folder = resolve(name)
         manifest = read_manifest(folder)
         tokenizer, transformer = load_encoder(manifest["encoder"])
         if (folder / "adapter").is_dir():
@@ -179,6 +180,10 @@ class Moderator:
             raise UserError(f"{folder}: head.safetensors does not fit this version of the network") from error
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(Encoder(tokenizer, transformer.to(target).eval()), head.to(target), manifest)
+
+    def current(self) -> Moderator:
+        """Itself; a `registry.Champion` answers the same question with the model that is champion now."""
+        return self
 
     def predict(self, comments: Iterable[Comment], policy: Policy | None = None) -> list[Verdict]:
         """Verdicts for comments, one for one and in their order; always a list.

@@ -32,6 +32,7 @@ from moderation.schema import ROW_FIELDS, VERDICT_FIELDS, Comment, Reject, UserE
 
 if TYPE_CHECKING:
     from moderation.model import Moderator
+    from moderation.registry import Champion
 
 #: Comments that are read, scored and committed together.
 CHUNK = 1024
@@ -75,7 +76,7 @@ class Summary:
 def score(
     paths: Sequence[str | os.PathLike],
     out: str | os.PathLike,
-    moderator: Moderator,
+    moderator: Moderator | Champion,
     *,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -89,6 +90,8 @@ def score(
     the same arguments it goes on where it was; with other arguments, or if the input changed, it starts anew.
 
     Args:
+        moderator: a `Champion` is asked before each chunk, so that a promotion takes effect in the middle of a run; every row
+            names the version that judged it.
         format, columns: see `readers.read_comments`.
         policy: thresholds instead of the model's own.
         progress: called with the number of input rows done so far, after each chunk.
@@ -103,7 +106,7 @@ def score(
     if out.is_dir():
         raise UserError(f"{out}: is a folder; expected the name of a file")
     check_options(format, columns)
-    policy = policy or moderator.policy
+    model = moderator.current()
     own = own_files(out)
     with _as_input_error():
         files = inputs(paths, own)
@@ -117,7 +120,7 @@ def score(
             [
                 [(os.path.abspath(file.path) if file.path != "-" else "-", file.size, file.mtime) for file in files],
                 [str(out.absolute()), format, sorted((columns or {}).items())],
-                [moderator.version, policy.to_table(), CHUNK],
+                [model.version, (policy or model.policy).to_table(), CHUNK],
             ]
         ).encode()
     ).hexdigest()
@@ -128,7 +131,7 @@ def score(
         progress(spool.items)
         for chunk in _chunks(spool.rest, CHUNK):
             comments = [item for item in chunk if isinstance(item, Comment)]
-            verdicts = moderator.predict(comments, policy)
+            verdicts = moderator.current().predict(comments, policy)
             rows = [comment.to_row() | verdict.to_row() for comment, verdict in zip(comments, verdicts, strict=True)]
             spool.commit(chunk, rows)
             progress(spool.items)

@@ -345,13 +345,13 @@ def write_model(
         "commit": _commit(),
         "files": {},
     }
-    _seal(out, manifest)
+    seal(out, manifest)
     uncalibrated = Moderator.from_pretrained(out)
     if material.held_out:
         probabilities = uncalibrated.predict_proba([comment for comment, _ in material.held_out])
         truth = np.array([LABELS.index(label) for _, label in material.held_out])
         manifest["calibration"] = calibrate.vector_scaling(np.log(np.clip(probabilities, 1e-9, 1)), truth)
-    _seal(out, manifest)
+    seal(out, manifest)
 
 
 def _plot(losses: Sequence[float], path: Path) -> None:
@@ -373,7 +373,7 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(text.strip().lower().encode("utf-8", "replace")).hexdigest()[:12]
 
 
-def _seal(folder: Path, manifest: dict) -> None:
+def seal(folder: Path, manifest: dict) -> None:
     """Checksum every file and name the version after them."""
     files = sorted(
         path
@@ -396,4 +396,4 @@ def _commit() -> str:
         return ""
 
 
-__all__ = ["RECIPE", "Group", "Material", "Recipe", "fit", "gather", "write_model"]
+__all__ = ["RECIPE", "Group", "Material", "Recipe", "fit", "gather", "seal", "write_model"]

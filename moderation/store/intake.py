@@ -20,6 +20,7 @@ from moderation.store.library import Imported
 
 if TYPE_CHECKING:
     from moderation.model import Moderator
+    from moderation.registry import Champion
     from moderation.store import Store
 
 #: Rows that are read, predicted and stored together.
@@ -49,7 +50,7 @@ class Intake:
 def take_in(
     store: Store,
     paths: Sequence[str | os.PathLike],
-    moderator: Moderator,
+    moderator: Moderator | Champion,
     *,
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -69,7 +70,7 @@ def take_in(
     """
     started = time.monotonic()
     done = Intake()
-    store.library.add_model(moderator.version, manifest=moderator.manifest)
+    known = ""
     partial = Path(f"{os.fspath(rejects)}.{os.getpid()}.partial") if rejects is not None else None
     try:
         with as_input_error():
@@ -79,9 +80,13 @@ def take_in(
         while chunk := _next(items):
             _keep_rejects([item for item in chunk if isinstance(item, Reject)], done, partial)
             comments = [item for item in chunk if isinstance(item, Comment)]
-            fresh = store.library.missing(comments, moderator.version, site=site)
+            model = moderator.current()  # a promotion takes effect with the next chunk
+            if model.version != known:
+                store.library.add_model(model.version, manifest=model.manifest)
+                known = model.version
+            fresh = store.library.missing(comments, known, site=site)
             left = set(map(id, fresh))
-            verdicts = moderator.predict(fresh)
+            verdicts = model.predict(fresh)
             done.imported += store.library.add(fresh, verdicts, site=site)
             done.imported += store.library.add([item for item in comments if id(item) not in left], site=site)
             done.scored += len(fresh)
