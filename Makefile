@@ -35,8 +35,8 @@ lint: .venv/ready  ## check style
 train: .venv/ready  ## train the default model anew (needs CORPORA=folder)
 	$(BIN)/moderation train --corpora "$(CORPORA)" --out models/new
 
-app: .venv/ready  ## open the page that judges a comment
-	$(BIN)/python app.py
+app: .venv/ready  ## open the review desk
+	$(BIN)/moderation review
 
 clean:  ## remove .venv and what the targets made
 	rm -rf .venv demo build dist *.egg-info

@@ -12,7 +12,8 @@ ALLOWED = {
     "moderation": {"moderation"},
     "data": {"data", "moderation"},
     "training": {"training", "data", "moderation"},
-    "app": {"app", "moderation", "data"},
+    "desk": {"desk", "training", "data", "moderation"},
+    "app": {"app", "desk"},
 }
 # A reader may keep an on-disk index of parents; that is a temporary file, not a database that the core knows.
 EXEMPT = {("moderation/readers/threads.py", "sqlite3"), ("moderation/readers/isso.py", "sqlite3")}  # isso exports are SQLite

@@ -1,0 +1,29 @@
+"""The review desk: a Gradio app on top of `moderation.store`, for people who read comments all day.
+
+`desk.web.serve` runs it; `moderation review`, `make app` and `python app.py` call that. The rooms:
+
+    frame.py    `Desk` (what every tab is given) and `build` (the page: header and tabs)
+    web.py      the server around the page: login, sessions, headers, what may be asked for without logging in
+    render.py   the only place that turns text of strangers into HTML
+    queue.py    the tab in which comments are decided, and its routes
+    static/     style sheet and scripts; nothing is loaded from anywhere else
+
+A tab is a module with `def tab(desk: Desk) -> gr.Tab`, listed in `frame.TABS` in the order in which it stands on the page.
+`tab` is called inside `gr.Tabs()` and returns the tab that it made:
+
+    def tab(desk):
+        with gr.Tab("Bulk", id="bulk") as made:
+            ...
+            button.click(handler, inputs, outputs, api_visibility="private")
+        return made
+
+Every handler takes `request: gr.Request` and begins with `user = desk.user(request, role="lead")`: a private endpoint still
+answers a plain POST, so hiding a tab protects nothing. `desk.user` raises `gr.Error` when the session has ended or the role
+does not suffice. What a handler raises as `moderation.UserError` goes through `desk.frame.told` (a decorator), which shows it
+as a message.
+
+Text of strangers (comments, titles, names, notes, messages of errors that quote them) reaches a page only as plain text: in a
+component that shows plain text (Textbox, Dataframe with datatype "str"), or as HTML made by `render`, whose functions
+return `markupsafe.Markup` with every piece escaped. `gr.HTML(value=...)` is given such Markup and nothing else, never
+Markdown. Colours and spaces are variables of static/desk.css (`--accent`, `--spam`, `--ink`, `--soft`, `--line`, ...).
+"""

@@ -1,0 +1,84 @@
+"""A running desk for the browser tests: the real server in a process of its own, on a free port, over a store of its own.
+
+A test module that wants it says `pytest_plugins = ["desks"]`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+class Server:
+    """`moderation review` over `store`; `url` once it runs. It can be killed and started again on the same port."""
+
+    def __init__(self, store: str | os.PathLike, *options: object, folder: str | os.PathLike) -> None:
+        self.store, self.options, self.folder = store, list(map(str, options)), folder
+        self.port, self.url, self.output = "0", "", []
+
+    def start(self) -> Server:
+        command = [sys.executable, "-m", "moderation.cli", "review", "--database", str(self.store), "--port", self.port]
+        self.process = subprocess.Popen(
+            [*command, *self.options],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        )
+        for line in self.process.stdout:
+            self.output.append(line)
+            if found := re.search(r"open at (https?://\S+:(\d+))", line):
+                self.url, self.port = found.groups()
+                break
+        else:
+            pytest.fail("the desk did not start:\n" + "".join(self.output))
+        # The rest is read too, or the server would stop when the pipe is full.
+        threading.Thread(target=lambda: self.output.extend(self.process.stdout), daemon=True).start()
+        self._wait()
+        return self
+
+    def _wait(self) -> None:
+        import time
+        import urllib.request
+
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{self.url}/healthz", timeout=5)
+                return
+            except OSError:
+                time.sleep(0.05)
+        pytest.fail("the desk does not answer:\n" + "".join(self.output))
+
+    def stop(self, how: int = signal.SIGTERM) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+            self.process.wait(30)
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        self.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def desk_server(tmp_path_factory):
+    """Starts desks: `desk_server(store_file, "--option", ...)` gives a running `Server`; all end with the module."""
+    running: list[Server] = []
+
+    def start(store: str | os.PathLike, *options: object) -> Server:
+        server = Server(store, *options, folder=tmp_path_factory.mktemp("desk"))
+        running.append(server)
+        return server.start()
+
+    yield start
+    for server in running:
+        server.stop()

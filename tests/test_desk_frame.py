@@ -1,0 +1,109 @@
+"""The desk's door and walls: who gets in, what may be asked for, and what a browser is told not to do."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from moderation.store import Store
+
+pytest_plugins = ["desks"]
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+def open_desk(desk_server, tmp_path_factory):
+    """A desk without users, over an empty store that is filled with the demo thread."""
+    return desk_server(tmp_path_factory.mktemp("open") / "desk.db")
+
+
+@pytest.fixture(scope="module")
+def closed_desk(desk_server, tmp_path_factory):
+    """A desk with users of each role."""
+    path = tmp_path_factory.mktemp("closed") / "desk.db"
+    with Store(path) as store:
+        for name, role in (("ada", "admin"), ("lea", "lead"), ("mo", "moderator")):
+            store.people.add(name, PASSWORD, role)
+    return desk_server(path, "--no-demo")
+
+
+def login(server, name, password=PASSWORD):
+    client = httpx.Client(base_url=server.url)
+    assert client.post("/login", data={"name": name, "password": password}).headers.get("location") == "/"
+    return client
+
+
+def test_an_empty_store_shows_the_demo_thread(open_desk):
+    with Store(open_desk.store) as store:
+        assert store.queue.count() == 57 and store.queue.sites() == ["demo"]
+        assert all(item.verdict is not None for item in store.queue.page(limit=100).items)
+
+
+def test_without_users_only_this_machine_is_served(open_desk):
+    assert "serves this machine only" in "".join(open_desk.output)
+    assert httpx.get(open_desk.url).status_code == 200
+    for headers in ({"host": "desk.example"}, {"x-forwarded-for": "203.0.113.9"}, {"forwarded": "for=203.0.113.9"}):
+        assert httpx.get(open_desk.url, headers=headers).headers["location"] == "/login"
+        assert httpx.get(f"{open_desk.url}/config", headers=headers).status_code == 401
+
+
+def test_nobody_gets_past_the_login(closed_desk):
+    assert httpx.get(closed_desk.url).headers["location"] == "/login"
+    for path in ("/config", "/gradio_api/info", "/gradio_api/queue/data", "/gradio_api/file=/etc/passwd", "/desk/queue/next"):
+        assert httpx.get(closed_desk.url + path).status_code == 401, path
+    for path in ("/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/upload", "/desk/queue/decide"):
+        assert httpx.post(closed_desk.url + path, json={}).status_code == 401, path
+
+
+def test_routes_that_the_page_does_not_use_do_not_exist(closed_desk):
+    client = login(closed_desk, "ada")
+    for path in ("/gradio_api/proxy=http://127.0.0.1/", "/monitoring", "/gradio_api/vibe-code", "/docs", "/openapi.json"):
+        assert client.get(path).status_code == 404, path
+
+
+def test_another_sites_page_can_send_nothing(closed_desk):
+    client = login(closed_desk, "ada")
+    for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}, {"origin": "null"}):
+        assert client.post("/logout", headers=headers).status_code == 403
+    assert client.get("/").status_code == 200
+
+
+def test_files_of_the_machine_are_not_served(closed_desk):
+    client = login(closed_desk, "ada")
+    for path in ("/etc/passwd", str(closed_desk.store), "../../etc/passwd"):
+        assert client.get(f"/gradio_api/file={path}").status_code in (403, 404), path
+
+
+def test_a_moderator_cannot_upload(closed_desk):
+    files = {"files": ("a.csv", b"x")}
+    assert login(closed_desk, "mo").post("/gradio_api/upload", files=files).status_code == 403
+    assert login(closed_desk, "lea").post("/gradio_api/upload", files=files).status_code == 200
+
+
+def test_every_answer_carries_the_protecting_headers(closed_desk):
+    client = login(closed_desk, "ada")
+    for path in ("/", "/login", "/config", "/desk/static/desk.css", "/nothing"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe-inline" not in policy.split("style-src")[0], path
+        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+    nonces = {client.get("/").headers["content-security-policy"] for _ in range(2)}
+    assert len(nonces) == 2
+
+
+def test_too_many_wrong_passwords_have_to_wait(closed_desk):
+    with httpx.Client(base_url=closed_desk.url) as client:
+        for _ in range(5):
+            answer = client.post("/login", data={"name": "guess<b>", "password": "wrong password"})
+            assert answer.status_code == 401 and "&lt;b&gt;" in answer.text and "<b>" not in answer.text
+        answer = client.post("/login", data={"name": "guess<b>", "password": "wrong password"})
+        assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 0
+
+
+def test_a_logout_ends_the_session_everywhere(closed_desk):
+    client = login(closed_desk, "lea")
+    again = httpx.Client(base_url=closed_desk.url, cookies=dict(client.cookies))
+    assert again.get("/").status_code == 200
+    client.post("/logout")
+    assert again.get("/config").status_code == 401
