@@ -514,6 +514,17 @@ def test_bulk_is_one_step_and_so_is_its_undo(filled):
     assert filled.decisions.bulk(Filter(text="nothing like it"), "spam", "ada", "b2").outcome == "stale"
 
 
+def test_what_is_posted_most_often_comes_first(store):
+    texts = ["the same words again and again, friends"] * 3 + ["buy my wonderful cheap carpets here today"] * 2 + ["once only, this"]
+    items = [Comment(text, f"c{place}", BRIDGE) for place, text in enumerate(texts)]
+    store.library.add(items, [verdict((0.1, 0.1, 0.7, 0.1))] * 6)
+    assert [(item.id, count) for item, count in store.queue.repeated()] == [(1, 3), (4, 2)]
+    store.decisions.decide(2, "ada", "spam", "k")
+    assert [(item.id, count) for item, count in store.queue.repeated()] == [(1, 2), (4, 2)]
+    assert [item.id for item, _ in store.queue.repeated(limit=1)] == [1]
+    assert store.queue.repeated(Filter(article=99)) == []
+
+
 def test_bulk_over_all_duplicates(store):
     store.library.add(
         [Comment("win a phone at our shop today friends", f"c{index}") for index in range(14)] + [Comment("what a pity", "x")]
@@ -627,6 +638,10 @@ def test_a_policy_in_shadow_mode_writes_down_what_it_would_do_and_does_nothing(f
     [item] = filled.queue.page(Filter(site="garden.example"), limit=1).items
     filled.decisions.decide(item.id, "ada", "on-topic", "k")
     assert filled.policies.shadow_report(shadow.version).decided == {("reject", "on-topic"): 1}
+    log = filled.policies.shadow_log(shadow.version)
+    assert len(log) == 10 and {(entry.action, entry.would) for entry in log} == {("review", "reject")}
+    assert {entry.comment_id: entry.label for entry in log}[item.id] == "on-topic"
+    assert len(filled.policies.shadow_log(shadow.version, limit=3)) == 3
     assert filled.policies.set_mode(shadow.version, "retired").mode == "retired"
     for wrong in (lambda: filled.policies.get(99), lambda: filled.policies.set_mode(shadow.version, "active"), lambda: filled.policies.save(DEFAULT, "a", mode="x"),
                   lambda: filled.policies.save(DEFAULT, "a", double_review=2)):  # fmt: skip
@@ -657,7 +672,8 @@ def test_insight_counts_what_stands(filled, clock):
     [mix] = filled.insight.mix_by_article()
     assert mix.title == BRIDGE.title and mix.counts == {"on-topic": 14, "off-topic": 5, "spam": 1, "low-effort": 0}
     assert sum(sum(mix.counts.values()) for mix in filled.insight.mix_by_day(days=None)) == 20
-    assert len(filled.insight.calibration_rows("spam")) == 4
+    judged = filled.insight.judged()
+    assert len(judged) == 4 and all(label in LABELS and abs(sum(row) - 1) < 1e-6 for label, row in judged)
     assert filled.insight.agreement_between_moderators() == []
     clock.now += 200 * 86_400
     assert filled.insight.work() == [] and filled.insight.agreement_with_model() == []
@@ -713,6 +729,21 @@ def test_a_success_starts_the_count_anew(store, clock):
                 store.people.verify("ada", "typo", "10.0.0.1")
         clock.now += 1
         store.people.verify("ada", PASSWORD, "10.0.0.1")
+
+
+def test_last_seen_is_the_last_login_or_the_last_step(filled, clock):
+    people = filled.people
+    people.add("ada", "long enough for it")
+    people.add("bob", "long enough for it", "lead")
+    assert people.last_seen() == {}
+    people.verify("ada", "long enough for it", "::1")
+    with pytest.raises(LoginRefused):
+        people.verify("bob", "wrong wrong wrong", "::1")
+    assert people.last_seen() == {"ada": clock.now}
+    clock.now += 60
+    filled.decisions.decide(1, "bob", "spam", "k")
+    filled.decisions.decide(2, "ada", "spam", "k")
+    assert people.last_seen() == {"ada": clock.now, "bob": clock.now}
 
 
 def test_sessions_end(store, clock):

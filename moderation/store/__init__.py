@@ -28,7 +28,7 @@ from moderation.store.intake import Intake, take_in
 from moderation.store.items import SHOWS, SORTS, Filter, Item
 from moderation.store.library import Imported, Library, Model
 from moderation.store.people import ROLES, LoginRefused, People, User
-from moderation.store.policies import MODES, Policies, PolicyVersion, ShadowReport
+from moderation.store.policies import MODES, Policies, PolicyVersion, ShadowEntry, ShadowReport
 from moderation.store.queue import LEASE, ArticleCount, Facets, Page, Queue
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "Pairs",
     "PolicyVersion",
     "Result",
+    "ShadowEntry",
     "ShadowReport",
     "Step",
     "Store",

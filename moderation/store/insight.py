@@ -207,17 +207,18 @@ class Insight:
                     counts.setdefault(when, dict.fromkeys(LABELS, 0))[name] += count
         return [Mix(str(int(when * _DAY)), "", table) for when, table in counts.items()]
 
-    def calibration_rows(self, label: str) -> list[tuple[float, bool]]:
-        """(probability of `label`, whether a moderator gave it) for comments decided one by one: a policy's expected precision
-        and recall on the site's own decisions."""
-        column = PROBABILITY[label]
+    def judged(self) -> list[tuple[str, tuple[float, ...]]]:
+        """(label that a moderator gave, current probabilities in the order of `LABELS`) for comments decided one by one:
+        a policy's expected precision and recall on the site's own decisions."""
+        columns = [PROBABILITY[label] for label in LABELS]
         query = (
-            sa.select(column, comments.c.label == label)
+            sa.select(comments.c.label, *columns)
             .join_from(comments, decisions, decisions.c.id == comments.c.decision_id)
-            .where(comments.c.open == 0, column.is_not(None), decisions.c.kind == "single")
+            .where(comments.c.open == 0, comments.c.model_version != "", decisions.c.kind == "single")
+            .order_by(comments.c.id)
         )
         with self._database.read() as connection:
-            return [(probability, bool(is_it)) for probability, is_it in connection.execute(query)]
+            return [(label, tuple(probabilities)) for label, *probabilities in connection.execute(query)]
 
     def _since(self, days: float | None) -> list[sa.ColumnElement[bool]]:
         return [] if days is None else [decisions.c.at >= self._clock() - days * _DAY]

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from moderation.schema import UserError
 from moderation.store.database import Database
-from moderation.store.tables import logins, sessions, users
+from moderation.store.tables import logins, sessions, steps, users
 
 #: From the least to the most that one may do.
 ROLES = ("moderator", "lead", "admin")
@@ -107,6 +107,15 @@ class People:
         """All users by name."""
         with self._database.read() as connection:
             return [_user(row) for row in connection.execute(sa.select(users).order_by(users.c.name))]
+
+    def last_seen(self) -> dict[str, float]:
+        """When each user last logged in or did something at the desk, in seconds since 1970; names without either are left out."""
+        with self._database.read() as connection:
+            seen = dict(connection.execute(sa.select(steps.c.user, sa.func.max(steps.c.at)).group_by(steps.c.user)).tuples().all())
+            good = sa.select(logins.c.name, sa.func.max(logins.c.at)).where(logins.c.ok).group_by(logins.c.name)
+            for name, at in connection.execute(good):
+                seen[name] = max(at, seen.get(name, 0.0))
+        return seen
 
     def set_password(self, name: str, password: str) -> None:
         """Give a user a new password and end the user's sessions.

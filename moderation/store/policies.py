@@ -57,6 +57,18 @@ class ShadowReport:
     decided: Counter[tuple[str, str]]
 
 
+@dataclass(frozen=True, slots=True)
+class ShadowEntry:
+    """One line of a shadow policy's log: a comment (its number), what the active policy proposed when it came in, what this
+    one would have, and the label that a moderator gave since ("" if none)."""
+
+    at: float
+    comment_id: int
+    action: str
+    would: str
+    label: str
+
+
 class Policies:
     """Saving and comparing policies. Part of a `Store`."""
 
@@ -216,6 +228,23 @@ class Policies:
             Counter({(action, would): count for action, would, count in pairs}),
             Counter({(would, label): count for would, label, count in decided}),
         )
+
+    def shadow_log(self, version: int, limit: int = 50) -> list[ShadowEntry]:
+        """The newest comments about which a version in shadow mode and the active policy differ.
+
+        Raises:
+            UserError: there is no such version.
+        """
+        with self._database.read() as connection:
+            _row(connection, version)
+            rows = connection.execute(
+                sa.select(shadow.c.at, shadow.c.comment_id, shadow.c.action, shadow.c.would, comments.c.label)
+                .join(comments, comments.c.id == shadow.c.comment_id)
+                .where(shadow.c.policy_version == version, shadow.c.action != shadow.c.would)
+                .order_by(shadow.c.at.desc(), shadow.c.comment_id.desc())
+                .limit(max(1, min(limit, 500)))
+            )
+            return [ShadowEntry(*row) for row in rows]
 
 
 def action_of(policy: Policy) -> sa.ColumnElement[str]:

@@ -234,6 +234,23 @@ class Queue:
             )
             return load(connection, list(ids), now)
 
+    def repeated(self, filter: Filter = UNDECIDED, limit: int = 20) -> list[tuple[Item, int]]:
+        """What is posted most often among the chosen: a comment of each group of duplicates and near-duplicates, and how many
+        of the group are chosen (2 or more), the largest first."""
+        count = sa.func.count().label("count")
+        with self._database.read() as connection:
+            now = self._clock()
+            rows = connection.execute(
+                sa.select(sa.func.min(comments.c.id), count)
+                .where(filter.condition(now))
+                .group_by(comments.c.cluster)
+                .having(sa.func.count() > 1)
+                .order_by(count.desc(), comments.c.cluster)
+                .limit(max(1, min(limit, MOST)))
+            ).all()
+            counts = {number: many for number, many in rows}
+            return [(item, counts[item.id]) for item in load(connection, list(counts), now)]
+
     # -- claiming -------------------------------------------------------------------------------------------------------
 
     def claim(
