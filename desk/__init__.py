@@ -2,14 +2,15 @@
 
 `desk.web.serve` runs it; `moderation review`, `make app` and `python app.py` call that. The rooms:
 
-    frame.py    `Desk` (what every tab is given) and `build` (the page: header and tabs)
+    frame.py    `Desk`, what every tab is given
+    page.py     the page: the tabs in their order
     web.py      the server around the page: login, sessions, headers, what may be asked for without logging in
     render.py   the only place that turns text of strangers into HTML
     queue.py    the tab in which comments are decided, and its routes
     static/     style sheet and scripts; nothing is loaded from anywhere else
 
-A tab is a module with `def tab(desk: Desk) -> gr.Tab`, listed in `frame.TABS` in the order in which it stands on the page.
-`tab` is called inside `gr.Tabs()` and returns the tab that it made:
+A tab is a module with `def tab(desk: Desk) -> gr.Tab`, listed in `page.TABS` in the order in which it stands on the page.
+`tab` is called inside `gr.Tabs()` and returns the tab that it made; the module's `ROLE` says who is shown it:
 
     def tab(desk):
         with gr.Tab("Bulk", id="bulk") as made:

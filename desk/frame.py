@@ -1,4 +1,4 @@
-"""What every tab is given, and the page that holds the tabs."""
+"""What every tab is given."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
 from markupsafe import escape
 from starlette.requests import HTTPConnection
 
-from desk import queue
 from moderation import Moderator, UserError
 from moderation.store import PolicyVersion, Store, User
-
-#: The tabs in their order: Queue, Bulk, Policy, Import, Insight, People. A module with `tab(desk) -> gr.Tab` each.
-TABS: list[Any] = [queue]
 
 #: The cookie that holds the session's token.
 COOKIE = "desk_session"
@@ -149,11 +144,3 @@ def told(handler: Callable) -> Callable:
                 return handler(*arguments, **named)
 
     return run
-
-
-def build(desk: Desk) -> gr.Blocks:
-    """The page: a header, and the tabs."""
-    with gr.Blocks(title="Review desk", analytics_enabled=False, fill_width=True) as page, gr.Tabs(elem_id="desk-tabs"):
-        for module in TABS:
-            module.tab(desk)
-    return page

@@ -9,6 +9,9 @@ import gradio as gr
 if TYPE_CHECKING:
     from desk.frame import Desk
 
+#: Who may use this tab.
+ROLE = "moderator"
+
 
 def tab(desk: Desk) -> gr.Tab:
     """The Queue tab."""

@@ -24,7 +24,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from desk.frame import COOKIE, Desk, build
+from desk.frame import COOKIE, Desk
+from desk.page import build
 from moderation import UserError
 from moderation.store import LoginRefused
 
@@ -140,7 +141,7 @@ class Guard:
                 headers["content-security-policy"] = _policy(nonce)
                 headers["x-content-type-options"] = "nosniff"
                 headers["x-frame-options"] = "DENY"
-                headers["referrer-policy"] = "no-referrer"
+                headers["referrer-policy"] = "same-origin"  # with "no-referrer" a form's Origin would be "null"
                 headers["cross-origin-opener-policy"] = "same-origin"
                 headers["cross-origin-resource-policy"] = "same-origin"
                 headers["permissions-policy"] = "camera=(), microphone=(), geolocation=(), payment=(), usb=()"

@@ -87,7 +87,7 @@ def test_every_answer_carries_the_protecting_headers(closed_desk):
         headers = client.get(path).headers
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe-inline" not in policy.split("style-src")[0], path
-        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "same-origin"
     nonces = {client.get("/").headers["content-security-policy"] for _ in range(2)}
     assert len(nonces) == 2
 

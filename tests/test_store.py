@@ -515,7 +515,11 @@ def test_bulk_is_one_step_and_so_is_its_undo(filled):
 
 
 def test_what_is_posted_most_often_comes_first(store):
-    texts = ["the same words again and again, friends"] * 3 + ["buy my wonderful cheap carpets here today"] * 2 + ["once only, this"]
+    texts = (
+        ["the same words again and again, friends"] * 3
+        + ["buy my wonderful cheap carpets here today"] * 2
+        + ["once only, this"]
+    )
     items = [Comment(text, f"c{place}", BRIDGE) for place, text in enumerate(texts)]
     store.library.add(items, [verdict((0.1, 0.1, 0.7, 0.1))] * 6)
     assert [(item.id, count) for item, count in store.queue.repeated()] == [(1, 3), (4, 2)]

@@ -111,7 +111,9 @@ class People:
     def last_seen(self) -> dict[str, float]:
         """When each user last logged in or did something at the desk, in seconds since 1970; names without either are left out."""
         with self._database.read() as connection:
-            seen = dict(connection.execute(sa.select(steps.c.user, sa.func.max(steps.c.at)).group_by(steps.c.user)).tuples().all())
+            seen = dict(
+                connection.execute(sa.select(steps.c.user, sa.func.max(steps.c.at)).group_by(steps.c.user)).tuples().all()
+            )
             good = sa.select(logins.c.name, sa.func.max(logins.c.at)).where(logins.c.ok).group_by(logins.c.name)
             for name, at in connection.execute(good):
                 seen[name] = max(at, seen.get(name, 0.0))

@@ -248,7 +248,7 @@ class Queue:
                 .order_by(count.desc(), comments.c.cluster)
                 .limit(max(1, min(limit, MOST)))
             ).all()
-            counts = {number: many for number, many in rows}
+            counts = dict(map(tuple, rows))
             return [(item, counts[item.id]) for item in load(connection, list(counts), now)]
 
     # -- claiming -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,27 @@
+"""The page: the tabs in their order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from desk import queue
+from desk.frame import Desk
+
+#: Queue, Bulk, Policy, Import, Insight, People: modules with `tab(desk) -> gr.Tab`, and with `ROLE`, who is shown the tab.
+TABS: list[Any] = [queue]
+
+
+def build(desk: Desk) -> gr.Blocks:
+    """The page; it shows each user the tabs that the user may open. Their handlers ask again."""
+    with gr.Blocks(title="Review desk", analytics_enabled=False, fill_width=True) as page:
+        with gr.Tabs(elem_id="desk-tabs"):
+            tabs = [module.tab(desk) for module in TABS]
+
+        def open_tabs(request: gr.Request):
+            user = desk.user(request)
+            return [gr.Tab(visible=user.may(module.ROLE)) for module in TABS]
+
+        page.load(open_tabs, None, tabs, api_visibility="private", show_progress="hidden")
+    return page
