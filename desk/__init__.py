@@ -6,7 +6,10 @@
     page.py     the page: the tabs in their order
     web.py      the server around the page: login, sessions, headers, what may be asked for without logging in
     render.py   the only place that turns text of strangers into HTML
+    plots.py    bars, shares and tables as HTML
     queue.py    the tab in which comments are decided, and its routes
+    bulk.py     the tab in which many are decided in one step
+    policy.py   the tab of thresholds, their effect, versions and shadow mode
     static/     style sheet and scripts; nothing is loaded from anywhere else
 
 A tab is a module with `def tab(desk: Desk) -> gr.Tab`, listed in `page.TABS` in the order in which it stands on the page.

@@ -6,11 +6,12 @@ from typing import Any
 
 import gradio as gr
 
-from desk import queue
+from desk import bulk, policy, queue
 from desk.frame import Desk
+from moderation.store import ROLES
 
 #: Queue, Bulk, Policy, Import, Insight, People: modules with `tab(desk) -> gr.Tab`, and with `ROLE`, who is shown the tab.
-TABS: list[Any] = [queue]
+TABS: list[Any] = [queue, bulk, policy]
 
 
 def build(desk: Desk) -> gr.Blocks:
@@ -18,6 +19,8 @@ def build(desk: Desk) -> gr.Blocks:
     with gr.Blocks(title="Review desk", analytics_enabled=False, fill_width=True) as page:
         with gr.Tabs(elem_id="desk-tabs"):
             tabs = [module.tab(desk) for module in TABS]
+            for module, made in zip(TABS, tabs, strict=True):
+                made.visible = ROLES[0] == module.ROLE  # Gradio shows a hidden tab when told to, but hides no shown one
 
         def open_tabs(request: gr.Request):
             user = desk.user(request)

@@ -161,6 +161,7 @@ class Guard:
 
 _HEAD = """
 <link rel="stylesheet" href="/desk/static/desk.css">
+<link rel="stylesheet" href="/desk/static/panels.css">
 <link rel="icon" href="/desk/static/icon.svg" type="image/svg+xml">
 <script nonce="NONCE" src="/desk/static/frame.js" defer></script>
 <script nonce="NONCE" src="/desk/static/queue.js" defer></script>

@@ -14,6 +14,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+pytest.register_assert_rewrite("panels")  # which tests import before pytest does
+
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "data" / "samples"
 

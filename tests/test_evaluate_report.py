@@ -115,11 +115,34 @@ def test_every_file_is_written_and_none_is_half(report, tmp_path):
         "report.html",
         "report.md",
         "thresholds.json",
+        "scores.csv",
         "errors.jsonl",
         "label-issues.jsonl",
     }
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in written)
     assert json.loads((tmp_path / "out" / "report.json").read_text())["schema_version"] == 1
+
+
+def test_the_scores_hold_every_row_and_no_text(report, tmp_path):
+    shown.write(report, tmp_path)
+    version, truth, probabilities = shown.read_scores(tmp_path / "scores.csv")
+    assert version == report["model"] and len(truth) == report["n"] == len(probabilities)
+    assert np.abs(probabilities.sum(1) - 1).max() < 0.001
+    assert "A comment about it" not in (tmp_path / "scores.csv").read_text()
+    assert "scores" not in json.loads((tmp_path / "report.json").read_text())
+    (tmp_path / "wrong.csv").write_text("label,x\nspam,1\n")
+    for name in ("none.csv", "wrong.csv", "report.html"):
+        with pytest.raises(UserError, match=name):
+            shown.read_scores(tmp_path / name)
+
+
+def test_the_shipped_model_has_its_own_scores_beside_it():
+    from moderation.model import DEFAULT_MODEL, read_manifest
+
+    version, truth, _ = shown.read_scores(DEFAULT_MODEL / "scores.csv")
+    remedy = "run: moderation evaluate data/threads/test.jsonl --no-probe --out R && cp R/scores.csv moderation/weights/"
+    assert version == read_manifest(DEFAULT_MODEL)["version"], remedy
+    assert len(truth) > 1000
 
 
 def test_the_thresholds_are_a_threshold_file_for_scoring(report, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +54,9 @@ def train(
     console.print(f"model {moderator.version} written to {out}")
     test = threads / "test.jsonl"
     if test.is_file():
-        evaluate([str(test)], model=[str(out)], out=out.with_name(out.name + ".report"), probe=False)
+        figures = out.with_name(out.name + ".report")
+        evaluate([str(test)], model=[str(out)], out=figures, probe=False)
+        shutil.copyfile(figures / "scores.csv", out / "scores.csv")  # for the desk's expectations
     console.print(f"on your own rows: moderation evaluate LABELLED.jsonl --model {out}")
 
 

@@ -159,6 +159,7 @@ def examine(
         report["fairness"]["swaps"] = _swapped(data, contenders[0], clean, bootstrap, questions, progress)
         report["robustness"] = _attacked(data, contenders[0], truth, clean, bootstrap, questions, progress)
     report["errors"] = _errors(data, truth, clean, contenders[0])
+    report["scores"] = [[label, *row] for label, row in zip(data.truth, clean.round(4).tolist(), strict=True)]
     issues = evaluate.label_issues(truth, clean)
     report["label_issues"] = {
         "n": len(issues),

@@ -6,21 +6,29 @@ script (its own Content-Security-Policy forbids it) and escapes every text: comm
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from moderation.schema import LABELS, UserError
 from training.examine import as_json, save_thresholds
 
 TEMPLATE = Path(__file__).parent / "report.html"
+#: What the model said of every row, without its text; beside a model it tells the desk what to expect of thresholds.
+SCORES = "scores.csv"
+_COLUMNS = tuple("p_" + label.replace("-", "_") for label in LABELS)
 _PROBLEMS = tuple(label for label in LABELS if label != "on-topic")
 
 
 def write(report: dict, folder: str | os.PathLike) -> list[Path]:
-    """Write report.json, report.html, report.md and, for four labels, thresholds.json, errors.jsonl and label-issues.jsonl.
+    """Write report.json, report.html, report.md and, for four labels, thresholds.json, scores.csv, errors.jsonl and
+    label-issues.jsonl.
 
     Each file appears whole or not at all. Returns their paths.
 
@@ -29,6 +37,7 @@ def write(report: dict, folder: str | os.PathLike) -> list[Path]:
     """
     folder = Path(folder)
     report = as_json(report)
+    scores = report.pop("scores", [])  # a line for each row: too many for report.json
     files = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False) + "\n",
         "report.html": to_html(report),
@@ -36,6 +45,7 @@ def write(report: dict, folder: str | os.PathLike) -> list[Path]:
     }
     if report["kind"] == "labels":
         files["thresholds.json"] = json.dumps(save_thresholds(report), indent=1) + "\n"
+        files[SCORES] = _csv([("model_version", "label", *_COLUMNS), *((report["model"], *row) for row in scores)])
         files["errors.jsonl"] = _lines(report["errors"])
         files["label-issues.jsonl"] = _lines(report["label_issues"]["rows"])
     written = []
@@ -49,6 +59,32 @@ def write(report: dict, folder: str | os.PathLike) -> list[Path]:
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written ({error.strerror or error})") from error
     return written
+
+
+def read_scores(path: str | os.PathLike) -> tuple[str, list[str], np.ndarray]:
+    """A scores.csv: the model's version, the N true labels, and what the model said of them (N, 4). No text is in it.
+
+    Raises:
+        UserError: it cannot be read, or is none.
+    """
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        truth = [row["label"] for row in rows]
+        probabilities = np.array([[float(row[name]) for name in _COLUMNS] for row in rows]).reshape(-1, len(LABELS))
+        if not set(truth) <= set(LABELS) or not rows:
+            raise ValueError
+        return rows[0]["model_version"], truth, probabilities
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected the scores.csv that `moderation evaluate --out` writes") from error
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(rows)
+    return file.getvalue()
 
 
 def _lines(rows: Sequence[dict]) -> str:
