@@ -1,6 +1,6 @@
 """The review desk: a Gradio app on top of `moderation.store`, for people who read comments all day.
 
-`desk.web.serve` runs it; `moderation review`, `make app` and `python app.py` call that. The rooms:
+`desk.web.server` serves it; `moderation review`, `make app` and `python app.py` call that. The rooms:
 
     frame.py    `Desk`, what every tab is given
     page.py     the page: the tabs in their order

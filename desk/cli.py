@@ -24,7 +24,9 @@ def review(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A model directory. Default: the shipped model.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A model directory or version. Default: the champion.")
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; other than this machine's only once users are configured.")
     ] = "127.0.0.1",
@@ -49,7 +51,7 @@ def review(
         raise UserError("--sso-header: name the address of the proxy that sets it with --proxy; nobody else is believed")
     quiet()
     from desk.frame import Desk, Settings
-    from desk.web import serve
+    from desk.web import server
     from moderation.store import Store
 
     with Store(database) as store:
@@ -70,7 +72,7 @@ def review(
                 "No user is configured, so it serves this machine only. Add one: moderation users add NAME --role admin",
                 flush=True,
             )
-        serve(desk, host, port, certificate, key)
+        server(desk, host, port, certificate, key).run()
 
 
 def fill(desk) -> None:

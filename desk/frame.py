@@ -6,6 +6,7 @@ import functools
 import inspect
 import ipaddress
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,17 @@ import gradio as gr
 from markupsafe import escape
 from starlette.requests import HTTPConnection
 
-from moderation import Moderator, UserError
-from moderation.store import PolicyVersion, Store, User
+from moderation import Comment, Moderator, UserError
+from moderation.explain import Span, attribute
+from moderation.registry import Champion
+from moderation.store import Item, PolicyVersion, Store, User
 
 #: The cookie that holds the session's token.
 COOKIE = "desk_session"
 #: Who sits at the desk while no user is configured: whoever sits at this machine.
 LOCAL = User("local", "admin", False, 0.0)
+#: Explanations that are kept.
+_KEPT = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,7 @@ class Settings:
     """How the desk is run.
 
     Attributes:
-        model: a model directory; None for the one that ships.
+        model: a model directory or version; None for the champion.
         sso_header: header in which a proxy names the user who logged in there; "" for the desk's own login.
         proxies: addresses of the proxies whose headers are believed.
         session: seconds until a login expires.
@@ -50,18 +55,37 @@ class Desk:
         self.store = store
         self.settings = settings or Settings()
         self._lock = threading.Lock()
-        self._moderator: Moderator | None = None
+        self._explaining = threading.Lock()
+        self._model: Moderator | Champion | None = None
+        self._why: OrderedDict[tuple[Comment, str, str], list[Span]] = OrderedDict()
 
     def moderator(self) -> Moderator:
-        """The model, loaded when it is first asked for (seconds).
+        """The model, loaded when it is first asked for (seconds): the one the desk was started with, else the champion of now.
 
         Raises:
-            UserError: the model directory is none.
+            UserError: there is no such model.
         """
         with self._lock:
-            if self._moderator is None:
-                self._moderator = Moderator.from_pretrained(self.settings.model)
-            return self._moderator
+            if self._model is None:
+                name = self.settings.model
+                self._model = Moderator.from_pretrained(name) if name else Champion()
+        return self._model.current()
+
+    def why(self, item: Item) -> list[Span]:
+        """The words that spoke for the model's label; a second or so for the first time, kept for the next."""
+        if item.verdict is None:
+            return []
+        key = _question(item)
+        with self._explaining:  # one at a time, or explanations would take the processor from the decisions
+            if key not in self._why:
+                self._why[key] = attribute(self.moderator(), item.comment, item.verdict.label)
+                while len(self._why) > _KEPT:
+                    self._why.popitem(last=False)
+            return self._why[key]
+
+    def known_why(self, item: Item) -> list[Span] | None:
+        """The same where it is known already, else None; takes no time."""
+        return [] if item.verdict is None else self._why.get(_question(item))
 
     @property
     def sites(self) -> list[str]:
@@ -103,6 +127,10 @@ class Desk:
         if not user.may(role):
             raise gr.Error(f"This needs the role {role}; yours is {user.role}.", title="Not allowed")
         return user
+
+
+def _question(item: Item) -> tuple[Comment, str, str]:
+    return item.comment, item.verdict.label, item.verdict.model_version
 
 
 def is_local(request: HTTPConnection | gr.Request) -> bool:

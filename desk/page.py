@@ -1,7 +1,8 @@
-"""The page: the tabs in their order."""
+"""The page: a header, and the tabs in their order."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,10 +14,13 @@ from moderation.store import ROLES
 #: Queue, Bulk, Policy, Import, Insight, People: modules with `tab(desk) -> gr.Tab`, and with `ROLE`, who is shown the tab.
 TABS: list[Any] = [queue, bulk, policy]
 
+_HEADER = (Path(__file__).parent / "static" / "header.html").read_text(encoding="utf-8")
+
 
 def build(desk: Desk) -> gr.Blocks:
     """The page; it shows each user the tabs that the user may open. Their handlers ask again."""
     with gr.Blocks(title="Review desk", analytics_enabled=False, fill_width=True) as page:
+        gr.HTML(_HEADER, js_on_load=None, apply_default_css=False, elem_id="desk-top")
         with gr.Tabs(elem_id="desk-tabs"):
             tabs = [module.tab(desk) for module in TABS]
             for module, made in zip(TABS, tabs, strict=True):

@@ -24,7 +24,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from desk.frame import COOKIE, Desk
+from desk import queue
+from desk.frame import COOKIE, LOCAL, Desk
 from desk.page import build
 from moderation import UserError
 from moderation.store import LoginRefused
@@ -229,12 +230,31 @@ def make(desk: Desk) -> ASGIApp:
 
     @app.post("/logout")
     def logout(request: Request) -> Response:
+        if (user := desk.identify(request)) is not None:
+            desk.store.queue.release(user.name)
         if token := request.cookies.get(COOKIE):
             desk.store.people.end_session(token)
         answer = RedirectResponse("/login", 303)
         answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return answer
 
+    @app.get("/desk/me")
+    def me(request: Request) -> dict:
+        user = desk.identify(request)
+        if user is None:
+            return JSONResponse({"detail": "not logged in"}, 401)
+        return {
+            "name": user.name,
+            "role": user.role,
+            "local": user == LOCAL,
+            "logout": not desk.settings.sso_header and user != LOCAL,
+        }
+
+    @app.exception_handler(UserError)
+    def told(request: Request, error: UserError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 400)
+
+    app.include_router(queue.routes(desk))
     app.mount("/desk/static", StaticFiles(directory=STATIC))
 
     def user_name(request: Request) -> str | None:
@@ -273,20 +293,21 @@ def _login_page(desk: Desk, error: str = "", name: str = "", status: int = 200) 
     return HTMLResponse(html, status)
 
 
-def serve(
+def server(
     desk: Desk, host: str = "127.0.0.1", port: int = 7860, certificate: str | None = None, key: str | None = None
-) -> None:
-    """Serve until interrupted."""
-    config = uvicorn.Config(
-        make(desk),
-        host=host,
-        port=port,
-        log_level="warning",
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
-        timeout_graceful_shutdown=3,
+) -> uvicorn.Server:
+    """A server of the desk; its `run` returns when it is told to end."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            make(desk),
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,  # `Guard` does it, and knows whom to believe
+            server_header=False,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
+            timeout_graceful_shutdown=3,
+        )
     )
-    uvicorn.Server(config).run()

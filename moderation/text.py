@@ -10,9 +10,11 @@ itself, so that an article is encoded once a thread and the nearest sentence can
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from moderation.schema import Article, Comment, clean_text
@@ -138,26 +140,34 @@ def _shorten_link(link: str) -> str:
 def segments(article: Article) -> tuple[str, ...]:
     """Title and sentences of an article, each short enough to be encoded by itself; () without an article.
 
-    The first segment is always the title, even when it is empty. Sentences of fewer than four words join the next.
+    The first segment is always the title, even when it is empty.
     """
     title = fold(article.title)
-    sentences: list[str] = []
-    held = ""
-    for piece in _SENTENCE_END.split(article.text[:20_000]):
-        piece = " ".join(piece.split())
-        if not piece:
-            continue
-        held = f"{held} {piece}" if held else piece
-        if len(held.split()) < 4 or _ABBREVIATION.search(held):
-            continue
-        sentences.append(fold(held)[:400])
-        held = ""
-        if len(sentences) == MAX_SENTENCES:
-            break
-    else:
-        if held:
-            sentences.append(fold(held)[:400])
-    return (title, *sentences) if title or sentences else ()
+    found = [folded for _, _, folded in itertools.islice(sentences(article.text), MAX_SENTENCES)]
+    return (title, *found) if title or found else ()
+
+
+def sentences(text: str) -> Iterator[tuple[int, int, str]]:
+    """The sentences of an article's text as (start, end, what the model reads of it), of the first 20,000 characters.
+
+    Those of fewer than four words are joined with the next.
+    """
+    text = text[:20_000]
+    held, start = "", 0
+    ends = [(found.start(), found.end()) for found in _SENTENCE_END.finditer(text)]
+    begin = 0
+    for end, following in [*ends, (len(text), len(text))]:
+        piece = " ".join(text[begin:end].split())
+        if piece:
+            start = start if held else begin
+            held = f"{held} {piece}" if held else piece
+            last = end
+            if len(held.split()) >= 4 and not _ABBREVIATION.search(held):
+                yield start, end, fold(held)[:400]
+                held = ""
+        begin = following
+    if held:
+        yield start, last, fold(held)[:400]
 
 
 def links(text: str) -> list[str]:

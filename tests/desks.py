@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -48,9 +51,6 @@ class Server:
         return self
 
     def _wait(self) -> None:
-        import time
-        import urllib.request
-
         for _ in range(600):
             try:
                 urllib.request.urlopen(f"{self.url}/healthz", timeout=5)
@@ -67,6 +67,52 @@ class Server:
     def kill(self) -> None:
         """As a power cut would."""
         self.stop(signal.SIGKILL)
+
+
+class Here:
+    """The same server in a thread of the tests' own process, which starts at once; `url` and `store` as of `Server`."""
+
+    def __init__(self, path: str | os.PathLike, moderator, **settings) -> None:
+        from desk.frame import Desk, Settings
+        from desk.web import server
+        from moderation.store import Store
+
+        self.path = path
+        self._store = Store(path)
+        desk = Desk(self._store, Settings(**settings))
+        desk._model = moderator  # loaded once for all tests
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        self._server = server(desk, port=int(self.url.rsplit(":", 1)[1]))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            assert self._thread.is_alive(), "the desk did not start"
+            time.sleep(0.01)
+
+    @property
+    def store(self):
+        return self.path
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(30)
+        self._store.close()
+
+
+@pytest.fixture
+def desk_here(moderator):
+    """Starts desks in this process: `desk_here(store_file, session=3600, ...)` with the fields of `frame.Settings`."""
+    running: list[Here] = []
+
+    def start(path: str | os.PathLike, **settings) -> Here:
+        running.append(Here(path, moderator, **settings))
+        return running[-1]
+
+    yield start
+    for here in running:
+        here.stop()
 
 
 @pytest.fixture(scope="module")
