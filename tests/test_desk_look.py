@@ -59,14 +59,11 @@ def test_the_labels_have_colours_that_colour_blind_people_tell_apart(theme):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, desk_server):
-    from moderation import Moderator
-
+def server(tmp_path_factory, desk_server, moderator):
     path = tmp_path_factory.mktemp("look") / "desk.db"
     article = Article(
         "a", "پلان شوی پل: " + "long-title-without-a-break" * 6, "W" * 700 + ". " + "A sentence of the article. " * 60
     )
-    moderator = Moderator.from_pretrained()
     comments = [
         Comment("x" * 900 + " " + "word " * 400, "c1", article, author="name" * 40),
         Comment("دا پل باید ژر جوړ شي.", "c2", article),
