@@ -10,6 +10,9 @@
     queue.py    the tab in which comments are decided, and its routes
     bulk.py     the tab in which many are decided in one step
     policy.py   the tab of thresholds, their effect, versions and shadow mode
+    intake.py   the tab that takes exports in, and downloads
+    insight.py  the tab of plots: work, agreement, reliability, labels
+    people.py   the tab of users and roles
     static/     style sheet and scripts; nothing is loaded from anywhere else
 
 A tab is a module with `def tab(desk: Desk) -> gr.Tab`, listed in `page.TABS` in the order in which it stands on the page.
@@ -20,6 +23,9 @@ A tab is a module with `def tab(desk: Desk) -> gr.Tab`, listed in `page.TABS` in
             ...
             button.click(handler, inputs, outputs, api_visibility="private")
         return made
+
+A module may also have `routes(desk: Desk) -> APIRouter`, for what is no event of a component, such as a download: paths under
+/desk/, which the guard opens to whoever is logged in; each asks for its role itself.
 
 Every handler takes `request: gr.Request` and begins with `user = desk.user(request, role="lead")`: a private endpoint still
 answers a plain POST, so hiding a tab protects nothing. `desk.user` raises `gr.Error` when the session has ended or the role

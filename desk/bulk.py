@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from desk import plots
 from desk.frame import told
-from desk.render import tag
+from desk.render import block, tag
 from moderation import LABELS, UserError
 from moderation.store import Filter, Item
 
@@ -217,10 +217,10 @@ def tab(desk: Desk) -> gr.Tab:
         histogram.select(dragged, None, [low, high], **quietly)
         more.click(another, [selection, label], sample, **quietly)
         acted = [result, steps, step]
-        button.click(apply, [*inputs, give, note, selection], acted, api_visibility="private").success(
+        button.click(apply, [*inputs, give, note, selection], acted, **quietly).success(
             preview, [*inputs, give], shown, **quietly
         )
-        undo_button.click(undo, step, acted, api_visibility="private").success(preview, [*inputs, give], shown, **quietly)
+        undo_button.click(undo, step, acted, **quietly).success(preview, [*inputs, give], shown, **quietly)
         made.select(opened, None, [site, groups, steps, step], **quietly).then(preview, [*inputs, give], shown, **quietly)
     return made
 
@@ -267,7 +267,7 @@ def _sample(items: list[Item], label: str | None, count: int) -> Markup:
         cards.append(
             tag(
                 "li",
-                tag("p", _shorten(item.comment.text, SHOWN), dir="auto", class_="stranger"),
+                block(_shorten(item.comment.text, SHOWN), class_="stranger"),
                 tag(
                     "small",
                     tag("b", probability),

@@ -207,11 +207,11 @@ def tab(desk: Desk) -> gr.Tab:
         gr.on(moving, moved, [site, reads, arrivals, source, *values], about, trigger_mode="always_last", **quietly)
         budget.click(propose, [reads, arrivals, source, *values], [approve, *reviews], **quietly)
         for button, mode in ((draft, "draft"), (shadow, "shadow"), (activate, "active")):
-            button.click(
-                save, [gr.State(mode), site, double, note, *values], [result, *lists], api_visibility="private"
-            ).success(moved, [site, reads, arrivals, source, *values], about, **quietly)
+            button.click(save, [gr.State(mode), site, double, note, *values], [result, *lists], **quietly).success(
+                moved, [site, reads, arrivals, source, *values], about, **quietly
+            )
         for button, mode in ((hold, "active"), (watch, "shadow"), (retire, "retired")):
-            button.click(change, [version, gr.State(mode), site], [result, *lists], api_visibility="private").success(
+            button.click(change, [version, gr.State(mode), site], [result, *lists], **quietly).success(
                 moved, [site, reads, arrivals, source, *values], about, **quietly
             ).then(watched, version, log, **quietly)
         load.click(take, version, [site, double, *values], **quietly)

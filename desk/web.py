@@ -24,9 +24,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from desk import queue
 from desk.frame import COOKIE, LOCAL, Desk
-from desk.page import build
+from desk.page import TABS, build
 from moderation import UserError
 from moderation.store import LoginRefused
 
@@ -254,7 +253,9 @@ def make(desk: Desk) -> ASGIApp:
     def told(request: Request, error: UserError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 400)
 
-    app.include_router(queue.routes(desk))
+    for module in TABS:
+        if routes := getattr(module, "routes", None):
+            app.include_router(routes(desk))
     app.mount("/desk/static", StaticFiles(directory=STATIC))
 
     def user_name(request: Request) -> str | None:

@@ -16,12 +16,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from playwright.sync_api import expect
 
 from moderation import Article, Comment
 from moderation.readers import read_comments
 from moderation.store import Filter, Store
 
 pytest_plugins = ["desks"]
+
+expect.set_options(timeout=120_000)  # a machine that does much else at the same time
 
 SAMPLES = Path(__file__).parent.parent / "data" / "samples"
 PASSWORD = "correct horse battery"
@@ -122,6 +125,7 @@ def sit_down(panel_desk, browser):
     def open_page(name: str, tab: str, **options):
         context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
         page = context.new_page()
+        page.set_default_timeout(120_000)
         page.alarms = []
         page.on("dialog", lambda dialog: (page.alarms.append(f"dialog {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: leaves(request.url, panel_desk.url) and page.alarms.append(f"request {request.url}"))
@@ -145,7 +149,7 @@ class Wire:
     """Talks to the desk without its page: what a hidden button's handler answers to somebody who knows its number."""
 
     def __init__(self, server, name: str) -> None:
-        self.http = httpx.Client(base_url=server.url, timeout=60)
+        self.http = httpx.Client(base_url=server.url, timeout=120)
         assert self.http.post("/login", data={"name": name, "password": PASSWORD}).headers["location"] == "/"
         self.config = self.http.get("/config").json()
         self.session = f"wire{name}{id(self)}"
