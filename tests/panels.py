@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hostile import PAYLOADS
 from playwright.sync_api import expect
 
 from moderation import Article, Comment
@@ -33,24 +34,6 @@ PEOPLE = {"ada": "admin", "lea": "lead", "mo": "moderator", "mia": "moderator"}
 COPIES = 7
 DAY = 86_400.0
 
-#: Markup, handlers, links, formulas, template braces, mathematics, bidi overrides, ANSI: in titles, texts, authors and notes.
-HOSTILE = [
-    "<script>window.ran=1</script>",
-    "<img src=x onerror=window.ran=1>",
-    "<svg/onload=window.ran=1>",
-    '"><iframe srcdoc="<script>parent.ran=1</script>">',
-    "'-alert(1)-'",
-    "javascript:window.ran=1//",
-    "[click](javascript:window.ran=1) ![p](http://leak.example/p.png)",
-    "{{7*7}} ${7*7} {% raw %} #{7*7}",
-    '=HYPERLINK("http://leak.example","x")',
-    "\u202eevil\u202c \x1b[31mred\x1b[0m",
-    "$\\frac{1}{0}$ $x_{$",
-    "</style><style>*{display:none}</style>",
-    "<a href='http://leak.example' onclick=window.ran=1>x</a>",
-    "]]><!--<details open ontoggle=window.ran=1>",
-]
-
 
 def fill(store: Store, moderator, samples) -> None:
     """The comments, with what the model says of them."""
@@ -61,9 +44,9 @@ def fill(store: Store, moderator, samples) -> None:
     ]
     spam = "Earn 480 a day from home, write to me on WhatsApp +1 555 0134 778"
     comments += [
-        Comment(spam, f"copy{place}", known[place * 7].article, created_at=_ago(now, place)) for place in range(COPIES)
+        Comment(spam, f"copy{place}", known[place * 7].article, created_at=_ago(now, place % 20)) for place in range(COPIES)
     ]
-    for place, payload in enumerate(HOSTILE):
+    for place, payload in enumerate(PAYLOADS):
         article = Article(f"h{place}", payload, f"{payload} stands in the article.", f"https://news{place}.example/a")
         comments.append(
             Comment(
@@ -85,13 +68,13 @@ def decide(path, count: int = 30) -> None:
     at = [real]
     with Store(path, lambda: at[0]) as store:
         policy = store.policies.active("").policy
-        store.policies.save(policy, "lea", double_review=0.5, mode="active", note=HOSTILE[1])
+        store.policies.save(policy, "lea", double_review=0.5, mode="active", note=PAYLOADS[8])
         items = [item for item in store.queue.page(Filter(), "newest", limit=200).items if item.copies == 1][:count]
         for place, item in enumerate(items):
             at[0] = real - (count - place) / count * 13 * DAY
             first, second = ("mo", "mia") if place % 2 else ("mia", "mo")
             label = item.verdict.label if random_.random() < 0.8 else "on-topic"
-            note = HOSTILE[place % len(HOSTILE)]
+            note = PAYLOADS[place % len(PAYLOADS)]
             store.decisions.decide(item.id, first, label, f"test {place}", seconds=3 + random_.random() * 9, note=note)
             if store.queue.item(item.id).second == 1:
                 store.decisions.decide(item.id, second, label if random_.random() < 0.8 else "off-topic", f"second {place}")
@@ -139,7 +122,7 @@ def sit_down(panel_desk, browser):
         return page
 
     yield open_page
-    found = [(page.alarms, page.evaluate("window.ran")) for page in pages]
+    found = [(page.alarms, page.evaluate("window.pwned")) for page in pages]
     for context in pages.values():
         context.close()
     assert found == [([], None)] * len(found)

@@ -88,7 +88,7 @@ def test_all_copies_of_a_comment_are_decided_at_once(bulk, store):
     expect(bulk.locator("#bulk-count")).to_contain_text(f"{COPIES} comments undecided that say the same")
     expect(bulk.locator("#bulk-sample li")).to_have_count(COPIES)
     bulk.get_by_label("low-effort").check()
-    bulk.get_by_label("Note (optional)").first.fill("<img src=x onerror=window.ran=1>")
+    bulk.get_by_label("Note (optional)").first.fill("<img src=x onerror=window.pwned=1>")
     bulk.get_by_role("button", name=f"Label {COPIES} comments low-effort").click()
     expect(bulk.locator("#bulk-result")).to_contain_text("labelled low-effort")
     step = store.decisions.recent(kind="bulk")[0]
@@ -160,7 +160,7 @@ def test_thresholds_are_proposed_for_what_can_be_read(policy):
 def test_a_version_is_saved_watches_is_activated_and_retires(policy, store, moderator):
     slide(policy, "review-spam", 0.2)
     slide(policy, "double", 0.25)
-    policy.get_by_label("Note (optional)").last.fill("</style><script>window.ran=1</script>")
+    policy.get_by_label("Note (optional)").last.fill("</style><script>window.pwned=1</script>")
     policy.get_by_role("button", name="Save, only watch").click()
     expect(policy.locator("#policy-result")).to_contain_text("saved; it watches from now on")
     version = store.policies.versions()[0]

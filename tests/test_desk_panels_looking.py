@@ -9,7 +9,8 @@ import random
 
 import pytest
 from conftest import SAMPLES
-from panels import HOSTILE, PASSWORD, PEOPLE, Wire
+from hostile import PAYLOADS
+from panels import PASSWORD, PEOPLE, Wire
 from playwright.sync_api import expect
 
 from moderation.store import Filter, LoginRefused, Store
@@ -133,7 +134,7 @@ def test_scored_rows_are_downloaded_with_one_click_and_open_without_formulas(int
     table = list(csv.DictReader(io.StringIO(text)))
     assert len(table) == store.queue.count(Filter(show="all")) and all(row["p_spam"] for row in table)
     assert not any(cell[:1] in ("=", "+", "@") for row in table for cell in row.values())
-    assert any(HOSTILE[0] in row["article_title"] for row in table)
+    assert any(PAYLOADS[0] in row["article_title"] for row in table)
 
 
 def test_other_downloads_and_who_may_have_them(panel_desk, store):
@@ -175,7 +176,7 @@ def test_the_plots_and_their_numbers_agree_with_the_store(sit_down, store):
     expect(shown.get_by_text("Decisions by hour and person", exact=True)).to_be_visible()
     # Titles that want to be markup are text, and nothing of them became an element.
     page.get_by_label("a year").check()
-    expect(shown.get_by_text(HOSTILE[0]).first).to_be_visible()
+    expect(shown.get_by_text(PAYLOADS[0]).first).to_be_visible()
     assert shown.locator("script, img, svg, iframe, a, details[ontoggle]").count() == 0
 
 
@@ -225,7 +226,7 @@ def test_people_are_added_changed_disabled_and_let_in_again(people, store):
 
 
 def test_hostile_names_are_refused_and_shown_as_text_and_the_last_admin_stays(people, store):
-    for name in (HOSTILE[1], HOSTILE[0], ""):
+    for name in (PAYLOADS[8], PAYLOADS[0], ""):
         people.get_by_label("Add someone: name").fill(name)
         people.get_by_label("First password").fill(PASSWORD)
         people.locator("#people-add").click()
@@ -251,3 +252,15 @@ def test_every_handler_refuses_who_lacks_the_role(panel_desk, tab, name, needed,
         assert not answer["success"] and f"needs the role {needed}" in str(answer["output"]), handler["api_name"]
     if name == "mo":
         assert wire.http.post("/gradio_api/upload", files={"files": ("a.csv", b"comment_text\nx")}).status_code == 403
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_panel_scrolls_sideways_on_any_screen(sit_down, theme):
+    page = sit_down("ada", "Bulk", color_scheme=theme)
+    ready = {"Bulk": "#bulk-columns", "Policy": "#policy-expected table", "Import": "#import-files", "Insight": "#insight figure", "People": "#people-table table"}  # fmt: skip
+    for tab, what in ready.items():
+        page.get_by_role("tab", name=tab, exact=True).click()
+        expect(page.locator(what).first).to_be_visible()
+        for size in ((1280, 800), (1024, 768), (834, 1112), (768, 1024)):
+            page.set_viewport_size({"width": size[0], "height": size[1]})
+            assert page.evaluate("document.documentElement.scrollWidth") <= size[0], (tab, size)
