@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from moderation.schema import UserError
+
 
 def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the new model directory goes.")] = Path("models/new"),
@@ -16,9 +18,30 @@ def train(
     recipe: Annotated[Path | None, typer.Option(help="Recipe to train by. Default: training/recipe.toml.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Another encoder: a folder or a hub name.")] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed than the recipe's.")] = None,
+    from_store: Annotated[
+        bool, typer.Option("--from-store", help="Learn from the desk's decisions instead, starting from the champion.")
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="With --from-store: train the adapter too, not only the head.")] = False,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="With --from-store: make it champion if the gate says so.")
+    ] = False,
+    bulk_weight: Annotated[float, typer.Option(min=0, max=1, help="Weight of a label given in bulk.")] = 0.3,
+    status_weight: Annotated[
+        float, typer.Option(min=0, max=1, help="Weight of the platform's own status of undecided comments; 0 ignores it.")
+    ] = 0.0,
+    background: Annotated[bool, typer.Option("--background", help="Leave the processor to others.")] = False,
+    database: Annotated[str | None, typer.Option(help="The desk's database; see `moderation import`.")] = None,
 ) -> None:
     """Fine-tune a model on labelled threads; the same command continues after an interruption."""
     import dataclasses
+
+    if from_store:
+        from training.loop_cli import train_from_store
+
+        train_from_store(database, full, bulk_weight, status_weight, promote, threads if threads.is_dir() else None, background)
+        return
+    if full or promote:
+        raise UserError("--full and --promote belong to --from-store")
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -167,8 +190,6 @@ def evaluate(
 
 
 def _pairs(text: str) -> dict[str, str]:
-    from moderation.schema import UserError
-
     pairs = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         theirs, equals, ours = part.rpartition("=")

@@ -164,16 +164,19 @@ def fit(
     material: Material,
     out: Path,
     report: Callable[[str, int, int, float], None] = lambda stage, step, steps, loss: None,
+    start: Path | None = None,
 ) -> Moderator:
     """Train, calibrate and write a model directory at `out`; returns the loaded model.
 
     Args:
         report: called after each step with the stage's name, the step, the number of steps and the loss.
+        start: a model directory of the same recipe whose adapter and head are trained on, instead of beginning anew.
 
     A folder `out` + ".training" holds the checkpoint while it runs and is removed at the end.
     """
     from accelerate import Accelerator
     from accelerate.utils import set_seed
+    from safetensors.torch import load_file
 
     accelerator = Accelerator()
     set_seed(recipe.seed)
@@ -184,9 +187,11 @@ def fit(
     head = Head(encoder.width, len(encoding.SURFACE), recipe.hidden, recipe.dropout)
     checkpoint = out.with_name(out.name + ".training")
     identity = _identity(recipe, material)
-    if not (checkpoint / "latest.json").exists():
+    if start is not None:
+        head.load_state_dict(load_file(start / "head.safetensors"))
+    elif not (checkpoint / "latest.json").exists():
         _fit_head(recipe, material, encoder, head, report)
-    network = _Network(_adapt(encoder, recipe), head, recipe.contrast)
+    network = _Network(_adapt(encoder, recipe, start), head, recipe.contrast)
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in network.transformer.parameters() if p.requires_grad], "lr": recipe.learning_rate},
@@ -226,7 +231,7 @@ def fit(
     accelerator.wait_for_everyone()
     trained = accelerator.unwrap_model(network)
     if accelerator.is_main_process:
-        if recipe.epochs:
+        if recipe.epochs and start is None:
             # Relevance is judged better by a part fitted anew on the adapted encoder, spam and effort by those trained along.
             trained.head.forget_relevance()
             trained.head.requires_grad_(False)
@@ -270,13 +275,15 @@ class _Network(torch.nn.Module):
         return batch.loss(Encoder(encoder.tokenizer, self.transformer), self.head, self.contrast)
 
 
-def _adapt(encoder: Encoder, recipe: Recipe) -> torch.nn.Module:
+def _adapt(encoder: Encoder, recipe: Recipe, start: Path | None) -> torch.nn.Module:
     if not recipe.rank:
         return encoder.transformer.requires_grad_(False)
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, PeftModel, get_peft_model
 
     # The frozen weights are kept as the matrix units take them; autocast would convert them anew in every pass.
     frozen = encoder.transformer.to(torch.bfloat16)
+    if start is not None:
+        return PeftModel.from_pretrained(frozen, str(start / "adapter"), is_trainable=True)
     config = LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", bias="none")
     return get_peft_model(frozen, config)
 

@@ -6,6 +6,7 @@ It runs before the adapter is trained, so that a random head does not first dest
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, Encoder
-from moderation.network import Head, Thread
+from moderation.network import Head, Thread, chain
 from moderation.text import MAX_SENTENCES, view
 from training.examples import Example
 
@@ -51,6 +52,14 @@ class Vectors:
                     part = chosen[start : start + 4000]
                     vectors = encoder.encode([text for text, _ in part], limit)
                     self.table[[place for _, place in part]] = torch.from_numpy(vectors)
+
+    def only(self, rows: Sequence[int] | np.ndarray) -> Vectors:
+        """The same for some of the examples; the table is shared."""
+        part = copy.copy(self)
+        chosen = torch.as_tensor(np.asarray(rows, dtype=np.int64))
+        for name in ("comment", "parent", "segments", "surface"):
+            setattr(part, name, getattr(self, name)[chosen])
+        return part
 
     def thread(self, comment, parent, segments, surface) -> Thread:
         """The head's input for rows of the table."""
@@ -134,3 +143,15 @@ def fit_head(
         optimizer.step()
         schedule.step()
         report(step + 1, steps, float(loss.detach()))
+
+
+def answer(head: Head, vectors: Vectors) -> np.ndarray:
+    """Uncalibrated log-probabilities (N, 4) of a head for every example."""
+    head.eval()
+    parts = [np.zeros((0, 4))]
+    with torch.inference_mode():
+        for start in range(0, len(vectors.comment), 1024):
+            part = vectors.only(np.arange(start, min(start + 1024, len(vectors.comment))))
+            logits, _ = head(part.thread(part.comment, part.parent, part.segments, part.surface))
+            parts.append(chain(logits.double()).numpy())
+    return np.concatenate(parts)

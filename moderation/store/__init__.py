@@ -23,9 +23,10 @@ from collections.abc import Callable
 from moderation.store.database import DEFAULT_URL, Database, database_url
 from moderation.store.decisions import Decisions, Entry, Result, Step, Undone
 from moderation.store.export import Export
-from moderation.store.insight import Agreement, Bin, Insight, Mix, Pairs, Work
-from moderation.store.intake import Intake, take_in
+from moderation.store.insight import Agreement, Bin, Insight, Mix, Pairs, Week, Work
+from moderation.store.intake import Intake, judge_again, take_in
 from moderation.store.items import SHOWS, SORTS, Filter, Item
+from moderation.store.lessons import Lesson, Lessons
 from moderation.store.library import Imported, Library, Model
 from moderation.store.people import ROLES, LoginRefused, People, User
 from moderation.store.policies import MODES, Policies, PolicyVersion, ShadowEntry, ShadowReport
@@ -47,6 +48,8 @@ __all__ = [
     "Imported",
     "Intake",
     "Item",
+    "Lesson",
+    "Lessons",
     "LoginRefused",
     "Mix",
     "Model",
@@ -60,8 +63,10 @@ __all__ = [
     "Store",
     "Undone",
     "User",
+    "Week",
     "Work",
     "database_url",
+    "judge_again",
     "take_in",
 ]
 
@@ -75,6 +80,7 @@ class Store:
         decisions: decide, bulk, undo, history.
         policies: thresholds in versions, their effect, shadow mode.
         insight: the numbers behind the plots.
+        lessons: what the learning loop learns from and asks for.
         people: users, logins, sessions.
         export: labelled rows, decisions for the site, data sets.
     """
@@ -91,6 +97,7 @@ class Store:
         self.decisions = Decisions(self.database, clock)
         self.policies = Policies(self.database, clock)
         self.insight = Insight(self.database, clock)
+        self.lessons = Lessons(self.database, clock)
         self.people = People(self.database, clock)
         self.export = Export(self.database, clock)
 

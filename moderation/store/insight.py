@@ -14,9 +14,9 @@ from moderation.schema import LABELS
 from moderation.store.database import Database, whole
 from moderation.store.decisions import undone
 from moderation.store.items import PROBABILITY
-from moderation.store.tables import articles, comments, decisions
+from moderation.store.tables import articles, comments, decisions, draws
 
-_HOUR, _DAY = 3600.0, 86_400.0
+_HOUR, _DAY, _WEEK = 3600.0, 86_400.0, 604_800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,25 @@ class Mix:
     key: str
     title: str
     counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Week:
+    """One week (its beginning): what was posted in it, and what was decided in it one by one.
+
+    Attributes:
+        comments: posted and judged by a model. labels: of these by the model's label. confidence: mean of the greatest
+            probability; spread: its variance.
+        decided: single decisions. agreed: those that gave the label that the model had proposed.
+    """
+
+    start: float
+    comments: int
+    labels: dict[str, int]
+    confidence: float
+    spread: float
+    decided: int
+    agreed: int
 
 
 class Insight:
@@ -219,6 +238,76 @@ class Insight:
         )
         with self._database.read() as connection:
             return [(label, tuple(probabilities)) for label, *probabilities in connection.execute(query)]
+
+    def weeks(self) -> list[Week]:
+        """The figures of every week in which something was posted or decided, the oldest first."""
+        week = whole(comments.c.posted / _WEEK)
+        sure = 1 - comments.c.doubt
+        posted = (
+            sa.select(week, comments.c.model_label, sa.func.count(), sa.func.sum(sure), sa.func.sum(sure * sure))
+            .where(comments.c.model_version != "")
+            .group_by(sa.literal_column("1"), comments.c.model_label)
+        )
+        at = whole(decisions.c.at / _WEEK)
+        agreed = sa.func.sum(sa.case((decisions.c.label == decisions.c.model_label, 1), else_=0))
+        decided = (
+            sa.select(at, sa.func.count(), agreed)
+            .where(decisions.c.kind == "single", decisions.c.model_version != "", ~undone(decisions.c.step_id))
+            .group_by(sa.literal_column("1"))
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(posted).all()
+            done = {when: (count, good) for when, count, good in connection.execute(decided)}
+        labels: dict[int, dict[str, int]] = {}
+        sums: dict[int, tuple[float, float]] = {}
+        for when, label, count, total, squares in rows:
+            labels.setdefault(when, dict.fromkeys(LABELS, 0))[label] += count
+            before = sums.get(when, (0.0, 0.0))
+            sums[when] = (before[0] + total, before[1] + squares)
+        found = []
+        for when in sorted(labels.keys() | done.keys()):
+            counts = labels.get(when, dict.fromkeys(LABELS, 0))
+            n = sum(counts.values())
+            mean, square = (part / n for part in sums[when]) if n else (0.0, 0.0)
+            found.append(Week(when * _WEEK, n, counts, mean, max(0.0, square - mean * mean), *done.get(when, (0, 0))))
+        return found
+
+    def behind(self, week: float, kind: str, label: str = "", limit: int = 3) -> list[tuple[str, int]]:
+        """(title, comments) of the articles behind a change in the week that begins then, the most first.
+
+        Args:
+            kind: "mix": comments that the model calls `label`; "confidence": those of which it is least sure;
+                "agreement": those on which a moderator decided otherwise that week.
+        """
+        number = sa.func.count(comments.c.id.distinct())
+        query = sa.select(articles.c.title, number).join_from(comments, articles, articles.c.id == comments.c.article_id)
+        if kind == "agreement":
+            query = query.join(decisions, decisions.c.comment_id == comments.c.id).where(
+                decisions.c.at >= week,
+                decisions.c.at < week + _WEEK,
+                decisions.c.kind == "single",
+                decisions.c.label != decisions.c.model_label,
+                ~undone(decisions.c.step_id),
+            )
+        else:
+            chosen = comments.c.model_label == label if kind == "mix" else comments.c.doubt > 0.4
+            query = query.where(comments.c.posted >= week, comments.c.posted < week + _WEEK, chosen)
+        query = query.group_by(articles.c.id, articles.c.title).order_by(number.desc(), articles.c.id).limit(limit)
+        with self._database.read() as connection:
+            return list(connection.execute(query).tuples().all())
+
+    def drawn(self) -> dict[tuple[str, str], int]:
+        """Counts by (model's label then, moderator's label) over decided comments that came to the queue's top by chance:
+        what is estimated from these holds for all comments, whatever the order of the queue."""
+        query = (
+            sa.select(decisions.c.model_label, comments.c.label, sa.func.count())
+            .join_from(comments, decisions, decisions.c.id == comments.c.decision_id)
+            .join(draws, draws.c.comment_id == comments.c.id)
+            .where(comments.c.open == 0, decisions.c.model_version != "")
+            .group_by(decisions.c.model_label, comments.c.label)
+        )
+        with self._database.read() as connection:
+            return {(model, label): count for model, label, count in connection.execute(query)}
 
     def _since(self, days: float | None) -> list[sa.ColumnElement[bool]]:
         return [] if days is None else [decisions.c.at >= self._clock() - days * _DAY]

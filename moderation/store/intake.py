@@ -104,6 +104,27 @@ def take_in(
     return done
 
 
+def judge_again(store: Store, moderator: Moderator | Champion, progress: Callable[[int], None] = lambda done: None) -> int:
+    """Give every undecided comment the prediction of the model that is in use now, as after a promotion; returns how many.
+
+    Interrupted and started again, it goes on with what is left. A promotion in the middle is followed.
+    """
+    done, last, version = 0, 0, ""
+    while True:
+        model = moderator.current()
+        if model.version != version:
+            version, last = model.version, 0
+            store.library.add_model(version, manifest=model.manifest)
+        ids = store.library.unjudged(version, CHUNK, last, undecided=True)
+        if not ids:
+            return done
+        last = ids[-1]
+        items = store.queue.items(ids)
+        store.library.judge([item.id for item in items], model.predict([item.comment for item in items]))
+        done += len(items)
+        progress(done)
+
+
 def _next(items: Iterator[Comment | Reject]) -> list[Comment | Reject]:
     with as_input_error():
         return list(itertools.islice(items, CHUNK))

@@ -132,13 +132,15 @@ class Library:
         if ids:
             self._database.write(work)
 
-    def unjudged(self, model_version: str, limit: int = 1000, after: int = 0) -> list[int]:
-        """Numbers of comments whose current prediction is not of this model, in order, going on behind `after`."""
+    def unjudged(self, model_version: str, limit: int = 1000, after: int = 0, *, undecided: bool = False) -> list[int]:
+        """Numbers of comments whose current prediction is not of this model, in order, going on behind `after`; with
+        `undecided` only of those that nobody has decided."""
+        wanted = comments.c.open + 0 == 1 if undecided else sa.true()
         with self._database.read() as connection:
             return list(
                 connection.scalars(
                     sa.select(comments.c.id)
-                    .where(comments.c.id > after, comments.c.model_version != model_version)
+                    .where(comments.c.id > after, comments.c.model_version != model_version, wanted)
                     .order_by(comments.c.id)
                     .limit(limit)
                 )
@@ -158,10 +160,20 @@ class Library:
 
         self._database.write(work)
 
+    def use_model(self, version: str, folder: str = "", manifest: Mapping | None = None) -> None:
+        """Make a model the one in use: where no policy was saved, its thresholds hold. The proposed actions do not follow by
+        themselves; see `Policies.apply`."""
+        self.add_model(version, folder, manifest)
+
+        def work(connection: Connection) -> None:
+            connection.execute(sa.update(models).where(models.c.version == version).values(used_at=self._clock()))
+
+        self._database.write(work)
+
     def models(self) -> list[Model]:
-        """The models, the newest first."""
+        """The models, the one in use first, then the newest."""
         with self._database.read() as connection:
-            rows = connection.execute(sa.select(models).order_by(models.c.added_at.desc()))
+            rows = connection.execute(sa.select(models).order_by(models.c.used_at.desc(), models.c.added_at.desc()))
             return [Model(row.version, row.folder, json.loads(row.manifest), row.added_at) for row in rows]
 
     # -- inside ---------------------------------------------------------------------------------------------------------

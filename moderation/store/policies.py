@@ -269,8 +269,10 @@ def active_policy(connection: Connection, site: str) -> PolicyVersion:
 
 
 def _of_the_model(connection: Connection) -> Policy:
-    """The thresholds that the newest model brought along: what holds until a policy is saved."""
-    manifest = connection.scalar(sa.select(models.c.manifest).order_by(models.c.added_at.desc()).limit(1))
+    """The thresholds that the model in use (else the newest) brought along: what holds until a policy is saved."""
+    manifest = connection.scalar(
+        sa.select(models.c.manifest).order_by(models.c.used_at.desc(), models.c.added_at.desc()).limit(1)
+    )
     table = json.loads(manifest).get("thresholds") if manifest else None
     return Policy.from_table(table, "the model's thresholds") if table else DEFAULT
 

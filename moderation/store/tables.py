@@ -126,6 +126,7 @@ models = Table(
     Column("folder", Text, nullable=False),
     Column("manifest", Text, nullable=False),  # JSON
     Column("added_at", Double, nullable=False),
+    Column("used_at", Double, nullable=False, server_default="0"),  # when it last became champion
 )
 
 predictions = Table(
@@ -183,6 +184,26 @@ decisions = Table(
     Index(None, "at"),
     # The ids of decisions are the order of events; SQLite must not give one twice.
     sqlite_autoincrement=True,
+)
+
+# Decisions that the learning loop doubts: they train nothing until somebody has looked again.
+looks = Table(
+    "looks",
+    metadata,
+    Column("comment_id", Number, ForeignKey("comments.id"), nullable=False),
+    Column("decision_id", Number, ForeignKey("decisions.id"), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("suggested", String, nullable=False),  # the label that the other decisions speak for
+    Column("quality", Double, nullable=False),  # out-of-fold probability of the label given, 0..1
+    PrimaryKeyConstraint("comment_id", "decision_id"),
+)
+
+# Comments that came to the top of the queue by chance and not by value: what is estimated from them is unbiased.
+draws = Table(
+    "draws",
+    metadata,
+    Column("comment_id", Number, ForeignKey("comments.id"), primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
 )
 
 claims = Table(

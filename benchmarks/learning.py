@@ -1,0 +1,163 @@
+"""How many labels does it take? Two measurements of the learning loop, both with heads on remembered vectors.
+
+    python benchmarks/learning.py order --corpora FOLDER     # choosing what to label against taking what comes
+    python benchmarks/learning.py adapt --corpora FOLDER     # another site: what 50, 100, 200, 500 of its labels bring
+
+The encoder is the untouched base (the shipped adapter has seen the pool's labels), the head starts from nothing ("order")
+or from a head that never saw the site ("adapt"). Every figure is the mean of three seeds; JSON lines go to stdout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data import corpora
+from moderation import text as encoding
+from moderation.model import DEFAULT_ENCODER, Encoder, Moderator, load_encoder
+from moderation.network import Head
+from moderation.policy import DEFAULT
+from moderation.schema import LABELS, Comment
+from training import evaluate
+from training.batches import Mix
+from training.cache import CachedEncoder
+from training.choose import disagreement, neighbours, rank, uncertainty
+from training.examples import labelled, read_threads
+from training.head import Vectors, answer, fit_head
+from training.lanes import EPOCHS, THREADS, FastLane
+from training.versions import Row
+
+SIZES = (100, 200, 400, 800, 1600, 3200)
+SEEDS = (1, 2, 3)
+CACHE = Path("benchmarks/cache")
+
+
+def base_encoder() -> CachedEncoder:
+    tokenizer, transformer = load_encoder(DEFAULT_ENCODER)
+    return CachedEncoder(Encoder(tokenizer, transformer), CACHE / "base.db")
+
+
+def new_head(width: int, seed: int) -> Head:
+    torch.manual_seed(seed)
+    head = Head(width, len(encoding.SURFACE))
+    for name in ("query", "key"):
+        getattr(head, name).requires_grad_(False)
+    return head
+
+
+def fitted(vectors: Vectors, examples, rows, seed: int) -> Head:
+    """A head from nothing on some of the examples; small sets get more passes, so that all get at least 150 steps."""
+    head = new_head(vectors.table.shape[1], seed)
+    epochs = max(4, round(150 / max(1, len(rows) / min(256, max(16, len(rows) // 16)))))
+    part = [examples[row] for row in rows]
+    fit_head(head, vectors.only(rows), part, epochs, 1e-3, 0.5, 0.35, 0.4, seed)
+    return head
+
+
+def macro_f1(head: Head, vectors: Vectors, truth: np.ndarray) -> float:
+    over = evaluate.Bootstrap([0] * len(truth), 0)
+    return float(evaluate.scores(truth, np.exp(answer(head, vectors)), over)["macro_f1"][0])
+
+
+def order(folder: Path) -> None:
+    encoder = base_encoder()
+    pool = (
+        read_threads(THREADS, "train") + corpora.rows("gold-train", folder, "train") + corpora.rows("labels", folder, "train")
+    )
+    examples = labelled(pool, "pool")
+    truth = np.array([LABELS.index(row["label"]) for row in pool])
+    threads = [row["article_title"] or row["parent_text"][:80] for row in pool]
+    vectors = Vectors(examples, encoder)
+    comment = vectors.table[vectors.comment].numpy()
+    tests = {}
+    for name, rows in (("own test", read_threads(THREADS, "test")), ("gold-dev", corpora.rows("gold-dev", folder))):
+        tests[name] = Vectors(labelled(rows, name), encoder), np.array([LABELS.index(row["label"]) for row in rows])
+    for seed in SEEDS:
+        for strategy in ("random", "uncertainty", "value"):
+            draw = random.Random(seed)
+            chosen = draw.sample(range(len(pool)), SIZES[0])
+            for place, size in enumerate(SIZES):
+                head = fitted(vectors, examples, chosen, seed)
+                figures = {name: round(macro_f1(head, *test), 4) for name, test in tests.items()}
+                print(json.dumps({"strategy": strategy, "seed": seed, "labels": size, **figures}), flush=True)
+                if place + 1 == len(SIZES):
+                    break
+                left = [row for row in range(len(pool)) if row not in set(chosen)]
+                want = SIZES[place + 1] - size
+                if strategy == "random":
+                    chosen += draw.sample(left, want)
+                    continue
+                probabilities = np.exp(answer(head, vectors.only(left)))
+                values = [uncertainty(probabilities)]
+                if strategy == "value":
+                    known = neighbours(comment[left], comment[chosen], truth[chosen], len(LABELS))
+                    busy = {threads[row]: 0 for row in range(len(pool))}
+                    for row in chosen:
+                        busy[threads[row]] += 1
+                    values += [disagreement(probabilities, known), np.array([-busy[threads[row]] for row in left], float)]
+                    ranked = rank(values, comment[left], seed=seed)
+                else:
+                    ranked = rank(values, None, share=0.0, seed=seed)
+                chosen += [left[number] for number in ranked.order[:want]]
+
+
+def adapt(folder: Path) -> None:
+    encoder = base_encoder()
+    real = corpora.rows("gold-train", folder, "train") + corpora.rows("labels", folder, "train")
+    of = lambda row, name: row["status"].startswith(name)
+    site = [row for row in real if of(row, "haacked-blog")]
+    home = read_threads(THREADS, "train") + [row for row in real if of(row, "youtube-spam")]
+    print(json.dumps({"home": len(home), "site": len(site), "posts": len({row["article_title"] for row in site})}), flush=True)
+    home_examples = labelled(home, "home")
+    home_vectors = Vectors(home_examples, encoder)
+    manifest = {
+        "version": "home", "encoder": DEFAULT_ENCODER, "encoding": encoding.ENCODING, "languages": ["en"], "thresholds": DEFAULT.to_table(),
+        "calibration": {"scale": [1.0] * 4, "bias": [0.0] * 4}, "head": {"hidden": 256, "dropout": 0.2}, "files": {}, "recipe": {"mix": asdict(Mix())},
+    }  # fmt: skip
+    for seed in SEEDS:
+        head = fitted(home_vectors, home_examples, list(range(len(home))), seed)
+        champion = Moderator(encoder, head, manifest)
+        posts = sorted({row["article_title"] for row in site})
+        random.Random(seed).shuffle(posts)
+        tested = set(posts[: len(posts) // 2])
+        test = [row for row in site if row["article_title"] in tested]
+        rest = [row for row in site if row["article_title"] not in tested]
+        random.Random(seed).shuffle(rest)
+        test_vectors, truth = Vectors(labelled(test, "test"), encoder), np.array([LABELS.index(row["label"]) for row in test])
+        for count in (0, 50, 100, 200, 500):
+            used = rest[:count]
+            if count:
+                rows = [
+                    Row(Comment.from_row(row), n, n, row["article_title"], row["label"], 1.0, "train", "single")
+                    for n, row in enumerate(used)
+                ]
+                lane = FastLane(champion, Path(), rows, seed=seed)
+                adapted = lane.fit(np.concatenate([np.arange(len(rows)), lane.replayed]), EPOCHS, "adapting")
+                alone = fitted(lane.vectors, lane.examples, list(range(len(rows))), seed)
+            else:
+                adapted, alone = copy.deepcopy(head), None
+            result = {
+                "seed": seed,
+                "labels": len(used),
+                "tested on": len(test),
+                "macro-F1": round(macro_f1(adapted, test_vectors, truth), 4),
+            }
+            if alone is not None:
+                result["without our model"] = round(macro_f1(alone, test_vectors, truth), 4)
+            print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("order", "adapt"))
+    parser.add_argument("--corpora", type=Path)
+    options = parser.parse_args(sys.argv[1:])
+    {"order": order, "adapt": adapt}[options.what](corpora.find(options.corpora))

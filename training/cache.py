@@ -1,0 +1,101 @@
+"""Vectors that are remembered on disk, so that no text is encoded twice by the same encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from moderation.model import Encoder, Moderator, find_encoder
+from moderation.schema import UserError
+
+#: Texts that are encoded before they are written down: what a kill can lose.
+_CHUNK = 1024
+#: Encoders whose vectors are kept; those used least recently go.
+_KEPT = 3
+
+
+class CachedEncoder(Encoder):
+    """An `Encoder` that looks into a file first. Vectors are kept as float16, which changes a similarity by less than 0.001."""
+
+    def __init__(self, encoder: Encoder, path: Path) -> None:
+        """Raises:
+        UserError: the file cannot be used.
+        """
+        super().__init__(encoder.tokenizer, encoder.transformer)
+        self.path = path
+        self.encoded = 0  # texts that were not in the file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._file = sqlite3.connect(path, timeout=60)
+            self._file.execute("PRAGMA journal_mode = WAL")
+            self._file.execute("PRAGMA synchronous = NORMAL")
+            self._file.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
+        except sqlite3.Error as error:
+            raise self._trouble(error) from error
+
+    def encode(self, texts: Sequence[str], max_tokens: int) -> np.ndarray:
+        """As `Encoder.encode`.
+
+        Raises:
+            UserError: the file cannot be written (the disk is full).
+        """
+        keys = [
+            hashlib.blake2b(f"{max_tokens}\x1f{text}".encode("utf-8", "replace"), digest_size=16).digest() for text in texts
+        ]
+        vectors = np.zeros((len(texts), self.width), dtype=np.float32)
+        try:
+            known: dict[bytes, bytes] = {}
+            for start in range(0, len(keys), 500):
+                part = keys[start : start + 500]
+                marks = ",".join("?" * len(part))
+                known |= dict(self._file.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", part))
+            missing = [row for row, key in enumerate(keys) if len(known.get(key, b"")) != 2 * self.width]
+            for row, key in enumerate(keys):
+                if len(known.get(key, b"")) == 2 * self.width:
+                    vectors[row] = np.frombuffer(known[key], dtype=np.float16)
+            for start in range(0, len(missing), _CHUNK):
+                rows = missing[start : start + _CHUNK]
+                made = super().encode([texts[row] for row in rows], max_tokens).astype(np.float16)
+                vectors[rows] = made
+                self.encoded += len(rows)
+                with self._file:
+                    self._file.executemany(
+                        "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
+                        [(keys[row], made[place].tobytes()) for place, row in enumerate(rows)],
+                    )
+        except sqlite3.Error as error:
+            raise self._trouble(error) from error
+        return vectors
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _trouble(self, error: sqlite3.Error) -> UserError:
+        full = "full" in str(error) or "disk I/O" in str(error)
+        why = "the disk is full" if full else str(error)
+        return UserError(f"{self.path}: vectors cannot be kept there ({why}); the champion stays as it is")
+
+
+def cached(moderator: Moderator, folder: Path) -> Moderator:
+    """The same model with an encoder that remembers in `folder`; models that share the encoder share the file."""
+    path = folder / f"{encoder_checksum(moderator.manifest)}.db"
+    others = sorted((other for other in folder.glob("*.db") if other != path), key=lambda other: -other.stat().st_mtime)
+    for old in others[_KEPT - 1 :]:
+        for part in folder.glob(old.name + "*"):
+            part.unlink(missing_ok=True)
+    return Moderator(CachedEncoder(moderator.encoder, path), moderator.head, moderator.manifest)
+
+
+def encoder_checksum(manifest: Mapping) -> str:
+    """Sixteen hex digits that change whenever a model's vectors may: base weights, adapter, and what text is encoded."""
+    base = Path(find_encoder(manifest["encoder"]))
+    weights = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(base.glob("*.safetensors"))}
+    adapter = {name: digest for name, digest in manifest["files"].items() if name.startswith("adapter/")}
+    parts = [manifest["encoder"], manifest["encoding"], weights, adapter]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

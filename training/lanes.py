@@ -1,0 +1,297 @@
+"""The two ways to learn from a site's decisions: the fast lane fits the head anew on remembered vectors of the champion's
+encoder, the full lane goes on training its adapter. Both replay our own threads, so that nothing is forgotten.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+import data
+from moderation.model import Moderator
+from moderation.network import Head
+from moderation.policy import Policy
+from moderation.schema import LABELS, Comment
+from training import calibrate, evaluate
+from training.batches import Mix
+from training.examples import Example, labelled, read_threads
+from training.fit import Material, Recipe, fit, seal, write_model
+from training.head import Vectors, answer, fit_head
+from training.versions import Row
+
+#: Our own labelled threads: replayed while learning, and the test split on which nothing may be lost.
+THREADS = Path(data.__file__).parent / "threads"
+#: Rows of our threads that the fast lane replays, and the weight of each beside a decision's 1.
+REPLAY, REPLAY_WEIGHT = 1500, 0.5
+#: Of these, those that every fold replays: enough to keep a head from forgetting for as long as a fold lasts.
+FOLD_REPLAY = 500
+#: Passes and rate of the fast lane; the head starts from the champion's. What compares (query, key) stays as it is: to
+#: train it along takes eight times as long and belongs to the full lane.
+EPOCHS, FOLD_EPOCHS, RATE = 5, 3, 1e-3
+_FROZEN = ("query", "key", "log_sharpness")
+#: Parts into which the decisions are split, by thread, for probabilities that nobody trained on.
+FOLDS = 5
+
+Report = Callable[[str, int, int, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Challenger:
+    """A trained model directory, with the calibrated probabilities (N, 4) of site rows that it did not train on.
+
+    `truth` (N,) are their labels as indices; thresholds with a promised precision are fitted on them.
+    """
+
+    folder: Path
+    truth: np.ndarray
+    probabilities: np.ndarray
+
+
+def recipe_of(manifest: Mapping) -> Recipe:
+    """The recipe that made a model, as far as this version of the package knows it."""
+    known = {part.name for part in fields(Recipe)}
+    table = {name: value for name, value in dict(manifest.get("recipe", {})).items() if name in known}
+    mix = {name: value for name, value in dict(table.pop("mix", {})).items() if name in {part.name for part in fields(Mix)}}
+    if "near_sources" in mix:
+        mix["near_sources"] = tuple(mix["near_sources"])
+    table["weak"] = {name: tuple(value) for name, value in dict(table.get("weak", {})).items()}
+    head = {name: manifest["head"][name] for name in ("hidden", "dropout") if name in manifest["head"]}
+    return Recipe(**{**table, "mix": Mix(**mix), **head})
+
+
+def replay(threads: Path, count: int | None, weight: float, seed: int = 1) -> list[Example]:
+    """Examples from our own training threads, `count` of them at random or all."""
+    rows = read_threads(threads, "train")
+    if count is not None:
+        rows = random.Random(seed).sample(rows, min(count, len(rows)))
+    return labelled(rows, "threads", weight)
+
+
+def folds(threads: Sequence[str], count: int = FOLDS) -> np.ndarray:
+    """(N,) numbers of folds; a thread stays together where there are at least two of them, and folds are of like size."""
+    sizes: dict[str, int] = {}
+    names = list(threads)
+    if len(set(names)) < 2:
+        names = [str(number) for number in range(len(names))]
+    for name in names:
+        sizes[name] = sizes.get(name, 0) + 1
+    order = sorted(sizes, key=lambda name: (-sizes[name], hashlib.sha256(name.encode("utf-8", "replace")).digest()))
+    filled = [0] * max(2, min(count, len(order)))
+    place = {}
+    for name in order:
+        place[name] = int(np.argmin(filled))
+        filled[place[name]] += sizes[name]
+    return np.array([place[name] for name in names])
+
+
+class FastLane:
+    """The head fitted anew on the champion's vectors.
+
+    >>> lane = FastLane(champion, start, rows)     # every text is encoded once, ever
+    >>> guesses = lane.out_of_fold()               # what the other decisions say of each
+    >>> lane.write(keep, folder)                   # head, calibration, manifest
+    """
+
+    def __init__(
+        self,
+        champion: Moderator,
+        start: Path,
+        rows: Sequence[Row],
+        report: Report = lambda *step: None,
+        threads: Path = THREADS,
+        seed: int = 1,
+    ) -> None:
+        """`start` is the champion's folder, `threads` that of our own threads."""
+        self.champion = champion
+        self.start = start
+        self.threads = threads
+        self.rows = list(rows)
+        self.recipe = recipe_of(champion.manifest)
+        self.seed = seed
+        self._report = report
+        self.examples = [row.example() for row in self.rows] + replay(threads, REPLAY, REPLAY_WEIGHT)
+        report("encoding", 0, 0, 0.0)
+        self.vectors = Vectors(self.examples, champion.encoder)
+        self.replayed = np.arange(len(self.rows), len(self.examples))
+
+    def out_of_fold(self) -> np.ndarray:
+        """Uncalibrated log-probabilities (N, 4) of every row by a head that was fitted on the other folds and the replay."""
+        fold = folds([row.thread for row in self.rows])
+        found = np.zeros((len(self.rows), len(LABELS)))
+        for number in sorted(set(fold)):
+            others = np.concatenate([np.flatnonzero(fold != number), self.replayed[:FOLD_REPLAY]])
+            mine = np.flatnonzero(fold == number)
+            head = self.fit(others, FOLD_EPOCHS, f"looking for label errors, part {number + 1} of {fold.max() + 1}")
+            found[mine] = answer(head, self.vectors.only(mine))
+        return found
+
+    def write(self, keep: Sequence[int], guesses: np.ndarray, folder: Path, sources: Mapping[str, dict]) -> Challenger:
+        """Fit the head on the rows with the indices `keep`, calibrate, and write a model directory.
+
+        Args:
+            guesses: what `out_of_fold` found. sources: for the manifest.
+        """
+        keep = np.asarray(keep, dtype=np.int64)
+        head = self.fit(np.concatenate([keep, self.replayed]), EPOCHS, "fitting the head")
+        trained = [self.examples[row] for row in keep] + self.examples[len(self.rows) :]
+        material = Material(trained, [], dict(sources))
+        write_model(folder, replace(self.recipe, rank=0), None, head, None, material, [])
+        if (self.start / "adapter").is_dir():
+            shutil.copytree(self.start / "adapter", folder / "adapter", copy_function=shutil.copyfile)
+        _add_lines(folder / "trained_on.txt", self.start / "trained_on.txt")
+        labels = [row for row in keep if self.rows[row].label in LABELS]
+        truth = np.array([LABELS.index(self.rows[row].label) for row in labels], dtype=int)
+        settled, known = _validation(self.threads, self.champion, head, limit=max(100, len(truth) // 2))
+        constants = calibrate.vector_scaling(np.concatenate([guesses[labels], settled]), np.concatenate([truth, known]))
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest |= {name: self.champion.manifest[name] for name in ("encoder", "encoding", "languages", "thresholds", "head")}
+        manifest["recipe"] = self.champion.manifest.get("recipe", {})
+        manifest["calibration"] = constants
+        manifest["continues"] = self.champion.version
+        seal(folder, manifest)
+        return Challenger(folder, truth, _calibrated(guesses[labels], constants))
+
+    def fit(self, rows: np.ndarray, epochs: int, stage: str) -> Head:
+        """The champion's head, fitted on the examples with these indices (the rows first, then the replay)."""
+        head = copy.deepcopy(self.champion.head).cpu()
+        for name, parameter in head.named_parameters():
+            parameter.requires_grad_(name.split(".")[0] not in _FROZEN)
+        fit_head(
+            head,
+            self.vectors.only(rows),
+            [self.examples[row] for row in rows],
+            epochs,
+            RATE,
+            self.recipe.moved_weight,
+            self.recipe.mix.title_only,
+            self.recipe.mix.strangers,
+            self.seed,
+            lambda step, steps, loss: self._report(stage, step, steps, loss),
+        )
+        return head.eval()
+
+
+def full_lane(
+    champion: Moderator,
+    start: Path,
+    rows: Sequence[Row],
+    folder: Path,
+    sources: Mapping[str, dict],
+    report: Report = lambda *step: None,
+    threads: Path = THREADS,
+) -> Challenger:
+    """Go on training the champion's adapter with the site's rows and all of our threads; resumable under the same `folder`.
+
+    One thread in six calibrates instead of training.
+    """
+    aside = folds([row.thread for row in rows], 6) == 0
+    held = [(row.comment, row.label) for row, out in zip(rows, aside, strict=True) if out and row.label in LABELS]
+    base = [(Comment.from_row(row), row["label"]) for row in read_threads(threads, "validation")]
+    trained = [row.example() for row, out in zip(rows, aside, strict=True) if not out] + replay(threads, None, REPLAY_WEIGHT)
+    recipe = replace(recipe_of(champion.manifest), epochs=1, head_epochs=2, contrast=0.0, weak={})
+    recipe = replace(recipe, learning_rate=recipe.learning_rate / 3)
+    material = Material(trained, held + base[: max(100, len(held))], dict(sources))
+    model = fit(recipe, material, folder, report, start=start)
+    _add_lines(folder / "trained_on.txt", start / "trained_on.txt")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["thresholds"] = champion.manifest["thresholds"]
+    manifest["continues"] = champion.version
+    seal(folder, manifest)
+    truth = np.array([LABELS.index(label) for _, label in held], dtype=int)
+    return Challenger(folder, truth, model.predict_proba([comment for comment, _ in held]))
+
+
+def refit_thresholds(
+    policy: Policy,
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    now: np.ndarray,
+    then: np.ndarray,
+) -> Policy:
+    """The policy with thresholds that keep its promise under the challenger.
+
+    Args:
+        truth, probabilities: site rows that the challenger did not train on, for a promised precision.
+        now, then: probabilities (M, 4) of the site's recent comments by the challenger and the champion: what a queue holds
+            is counted there, decided or not.
+    """
+    if "precision" in policy.promise:
+        review, reject = dict(policy.review), dict(policy.reject)
+        for label, wanted in policy.promise["precision"].items():
+            number = LABELS.index(label)
+            found = evaluate.recall_at_precision(truth == number, probabilities[:, number], float(wanted))
+            limit = round(float(found["threshold"]), 4) if found["flagged"] else 1.0
+            (reject if label in reject else review)[label] = limit
+            if label in reject:
+                review[label] = min(review[label], limit)
+        return replace(policy, review=review, reject=reject)
+    if "workload" in policy.promise:
+        return _to_workload(policy, float(policy.promise["workload"]), now)
+    match = lambda number, limit: _same_share(now[:, number], then[:, number], limit)
+    review = {label: match(LABELS.index(label), limit) for label, limit in policy.review.items()}
+    # What is rejected unseen must not become easier to reach because the new model is bolder.
+    reject = {label: max(limit, match(LABELS.index(label), limit), review[label]) for label, limit in policy.reject.items()}
+    on_topic = LABELS.index("on-topic")
+    return replace(policy, review=review, reject=reject, approve=match(on_topic, policy.approve))
+
+
+def flagged(policy: Policy, probabilities: np.ndarray) -> float:
+    """The part of the comments that a policy does not approve."""
+    actions = [policy.action(dict(zip(LABELS, row, strict=True))) for row in probabilities.tolist()]
+    return sum(action != "approve" for action in actions) / max(1, len(actions))
+
+
+def _to_workload(policy: Policy, share: float, now: np.ndarray) -> Policy:
+    """One common shift of all review thresholds, in log-odds, at which the promised part of recent comments is flagged."""
+
+    def shifted(by: float) -> Policy:
+        move = lambda limit: float(1 / (1 + (1 / min(max(limit, 1e-4), 1 - 1e-4) - 1) * np.exp(-by)))
+        review = {label: round(move(limit), 4) for label, limit in policy.review.items()}
+        reject = {label: max(limit, review[label]) for label, limit in policy.reject.items()}
+        return replace(policy, review=review, reject=reject, approve=round(1 - move(1 - policy.approve), 4))
+
+    low, high = -8.0, 8.0  # a higher shift flags less
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if flagged(shifted(middle), now) > share else (low, middle)
+    return shifted(high)
+
+
+def _same_share(now: np.ndarray, then: np.ndarray, limit: float) -> float:
+    """The threshold that as many of `now` reach as of `then` reach `limit`; the old one where that is none or all of them."""
+    count = int((then >= limit).sum())
+    if not 0 < count < len(now):
+        return limit
+    ordered = np.sort(now)[::-1]
+    return round(float(np.clip((ordered[count - 1] + ordered[count]) / 2, 0.0, 1.0)), 4)
+
+
+def _validation(threads: Path, champion: Moderator, head: Head, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities and labels of some of our validation rows, to calibrate where a site has few decisions."""
+    rows = random.Random(1).sample(found := read_threads(threads, "validation"), min(limit, len(found)))
+    examples = labelled(rows, "threads")
+    return answer(head, Vectors(examples, champion.encoder)), np.array([LABELS.index(row["label"]) for row in rows])
+
+
+def _calibrated(log_probabilities: np.ndarray, constants: Mapping[str, Sequence[float]]) -> np.ndarray:
+    scores = log_probabilities * constants["scale"] + constants["bias"]
+    scores = np.exp(scores - scores.max(1, keepdims=True))
+    return scores / scores.sum(1, keepdims=True)
+
+
+def _add_lines(path: Path, other: Path) -> None:
+    """What the champion was trained on, its challenger was too."""
+    if other.is_file():
+        lines = set(path.read_text().split()) | set(other.read_text().split())
+        path.write_text("\n".join(sorted(lines)) + "\n")
+
+
+__all__ = ["Challenger", "FastLane", "flagged", "folds", "full_lane", "recipe_of", "refit_thresholds", "replay"]
