@@ -10,6 +10,7 @@
     queue.py    the tab in which comments are decided, and its routes
     bulk.py     the tab in which many are decided in one step
     policy.py   the tab of thresholds, their effect, versions and shadow mode
+    learning.py the tab that trains from the decisions, compares, promotes and rolls back
     intake.py   the tab that takes exports in, and downloads
     insight.py  the tab of plots: work, agreement, reliability, labels
     people.py   the tab of users and roles

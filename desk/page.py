@@ -9,12 +9,12 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from desk import bulk, insight, intake, people, policy, queue
+from desk import bulk, insight, intake, learning, people, policy, queue
 from desk.frame import Desk
 from moderation.store import ROLES
 
-#: Queue, Bulk, Policy, Import, Insight, People: modules with `tab(desk) -> gr.Tab`, and with `ROLE`, who is shown the tab.
-TABS: list[Any] = [queue, bulk, policy, intake, insight, people]
+#: Queue, Bulk, Policy, Import, Insight, Learning, People: modules with `tab(desk) -> gr.Tab`, and with `ROLE`, who is shown the tab.
+TABS: list[Any] = [queue, bulk, policy, intake, insight, learning, people]
 
 _HEADER = (Path(__file__).parent / "static" / "header.html").read_text(encoding="utf-8")
 

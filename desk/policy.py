@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -121,8 +121,15 @@ def tab(desk: Desk) -> gr.Tab:
     @told
     def save(request: gr.Request, mode, site, double, note, *values):
         user = desk.user(request, ROLE)
+        # What no slider shows, the promise and the limits of the learning loop, stays as it is.
+        active = store.policies.active(site_of(site) or "").policy
         made = store.policies.save(
-            to_policy(values), user.name, site=site_of(site) or "", double_review=float(double or 0), mode=mode, note=note or ""
+            replace(to_policy(values), promise=active.promise, limits=active.limits),
+            user.name,
+            site=site_of(site) or "",
+            double_review=float(double or 0),
+            mode=mode,
+            note=note or "",
         )
         does = {"draft": "saved as a draft", "shadow": "saved; it watches from now on", "active": "saved and holds from now on"}
         return tag("p", f"Version {made.version} is {does[mode]}.", class_="said", role="status"), *listed(site, made.version)

@@ -328,3 +328,30 @@ def test_the_full_lane_continues_the_adapter_and_resumes_after_a_kill(site, regi
     )
     probabilities = Moderator.from_pretrained(version).predict_proba([item.comment for item in site.open()[:20]])
     np.testing.assert_allclose(probabilities.sum(1), 1)
+
+
+# -- the commands -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_list_train_promote_and_take_back(site, registry, small_threads, command):
+    first = registry.champion()
+    registry.folder = registry.folder.absolute()
+    assert "is the champion" in command("models").stdout
+    site.decide(site.open()[:250])
+    database = ["--database", site.store.database.url.database]
+    done = command("train", "--from-store", "--threads", small_threads, *database)
+    assert done.returncode == 0, done.stderr
+    assert "Champion and challenger" in done.stdout and "macro-F1" in done.stdout and "promote it: " in done.stdout
+    version = next(one.version for one in registry.versions() if not one.champion and not one.shipped)
+    listed = command("models", "list").stdout
+    assert version in listed and first in listed
+    assert "every file is what its SHA-256 says" in command("models", "show", version).stdout
+    promoted = command("models", "promote", version, *database)
+    assert promoted.returncode == 0, promoted.stderr
+    assert f"{version} is champion" in promoted.stdout and "undecided comments were judged anew" in promoted.stdout
+    assert f"{first} is champion" in command("models", "rollback", *database).stdout
+    assert "no drift" in command("models", "drift", *database).stdout
+    wrong = command("models", "promote", "nonsense", *database)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("moderation: ") and len(wrong.stderr.splitlines()) == 1
+    assert "name the version" in command("models", "show").stderr
+    assert "belong to --from-store" in command("train", "--full").stderr

@@ -23,8 +23,8 @@ from moderation.text import view
 RANDOM_SHARE = 0.2
 #: Undecided comments that are looked at, the newest; the rest of the queue keeps its order behind them.
 POOL = 2000
-#: Comments of one cluster are asked about one by one, so there are this many clusters for every hundred places.
-_CLUSTERS = 50
+#: Comments of one cluster are asked about one by one; there is a cluster for so many comments.
+_CLUSTER = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def _spread(best: list[int], vectors: np.ndarray, seed: int) -> list[int]:
     """The same with the best of every cluster first, then the second of every cluster, and so on."""
     from sklearn.cluster import MiniBatchKMeans
 
-    clusters = max(2, min(len(best) * _CLUSTERS // 100, 200))
+    clusters = max(2, min(len(best) // _CLUSTER, 200))
     of = MiniBatchKMeans(clusters, random_state=seed, n_init=1, batch_size=1024, max_iter=20).fit_predict(vectors)
     seen = np.zeros(clusters, dtype=int)
     rounds = {}

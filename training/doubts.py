@@ -16,8 +16,8 @@ from training import evaluate
 
 #: A moderator is taken to err in PRIOR[0] of PRIOR[0] + PRIOR[1] decisions until the decisions say otherwise.
 PRIOR = (1.0, 30.0)
-#: A label is doubted when it is wrong with at least this probability.
-SURE = 0.5
+#: A label is doubted when it is wrong with at least this probability: another look costs seconds, a wrong label teaches for good.
+SURE = 0.3
 _ROUNDS = 50
 
 

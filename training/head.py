@@ -97,7 +97,9 @@ def fit_head(
     size = min(BATCH, max(16, len(examples) // 16))  # a small set still needs its steps
     steps = epochs * max(1, len(examples) // size)
     optimizer = torch.optim.AdamW([part for part in head.parameters() if part.requires_grad], lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=0.1)
+    # A warm-up of exactly one step would divide by zero in there.
+    warm = max(0.1, 1.5 / (steps + 1))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=warm)
     head.train()
     order = np.concatenate([draw.permutation(len(examples)) for _ in range(epochs)])
     for step in range(steps):

@@ -35,7 +35,7 @@ REPLAY, REPLAY_WEIGHT = 1500, 0.5
 FOLD_REPLAY = 500
 #: Passes and rate of the fast lane; the head starts from the champion's. What compares (query, key) stays as it is: to
 #: train it along takes eight times as long and belongs to the full lane.
-EPOCHS, FOLD_EPOCHS, RATE = 5, 3, 1e-3
+EPOCHS, FOLD_EPOCHS, RATE = 5, 4, 1e-3
 _FROZEN = ("query", "key", "log_sharpness")
 #: Parts into which the decisions are split, by thread, for probabilities that nobody trained on.
 FOLDS = 5
@@ -254,12 +254,12 @@ def _to_workload(policy: Policy, share: float, now: np.ndarray) -> Policy:
 
     def shifted(by: float) -> Policy:
         move = lambda limit: float(1 / (1 + (1 / min(max(limit, 1e-4), 1 - 1e-4) - 1) * np.exp(-by)))
-        review = {label: round(move(limit), 4) for label, limit in policy.review.items()}
+        review = {label: round(move(limit), 8) for label, limit in policy.review.items()}
         reject = {label: max(limit, review[label]) for label, limit in policy.reject.items()}
-        return replace(policy, review=review, reject=reject, approve=round(1 - move(1 - policy.approve), 4))
+        return replace(policy, review=review, reject=reject, approve=round(1 - move(1 - policy.approve), 8))
 
-    low, high = -8.0, 8.0  # a higher shift flags less
-    for _ in range(30):
+    low, high = -16.0, 16.0  # a higher shift flags less
+    for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if flagged(shifted(middle), now) > share else (low, middle)
     return shifted(high)

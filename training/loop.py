@@ -35,6 +35,7 @@ from training.examples import read_threads
 from training.fit import seal
 from training.labelled import Labelled, slice_columns
 from training.lanes import THREADS, Challenger, FastLane, flagged, full_lane, refit_thresholds
+from training.report import SCORES, scores_csv
 from training.versions import STANDARD, Difference, Row, Rules, Version, freeze, gather, latest
 
 #: Fewer decisions to train on than this teach nothing that could be told from noise.
@@ -219,6 +220,7 @@ def _train(store: Store, registry: Registry, lane: str, rules: Rules, tell: Stat
         judged = _judge(store, registry, champion, made, data, rules, tell, threads)
         manifest = json.loads((made.folder / "manifest.json").read_text(encoding="utf-8"))
         seal(made.folder, manifest | {"thresholds": judged["thresholds"], "learned": judged["learned"]})
+        write_whole(made.folder / SCORES, scores_csv(judged["challenger"], judged.pop("scores")))
         write_whole(made.folder / "judgement.json", json.dumps(as_json(judged), indent=1, ensure_ascii=False) + "\n")
         version = registry.add(made.folder, about | {"outcome": judged["outcome"], "sentence": judged["sentence"]})
     shutil.rmtree(work, ignore_errors=True)
@@ -319,6 +321,9 @@ def _judge(
         "policies": policies,
         "doubts": len(data.only("doubted")),
         "learned": _learned(data, made),
+        "scores": [
+            (LABELS[truth], *(round(float(p), 4) for p in row)) for truth, row in zip(base.truth, base.challenger, strict=True)
+        ],
     }
 
 

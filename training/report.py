@@ -11,7 +11,7 @@ import html
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ def write(report: dict, folder: str | os.PathLike) -> list[Path]:
     }
     if report["kind"] == "labels":
         files["thresholds.json"] = json.dumps(save_thresholds(report), indent=1) + "\n"
-        files[SCORES] = _csv([("model_version", "label", *_COLUMNS), *((report["model"], *row) for row in scores)])
+        files[SCORES] = scores_csv(report["model"], scores)
         files["errors.jsonl"] = _lines(report["errors"])
         files["label-issues.jsonl"] = _lines(report["label_issues"]["rows"])
     written = []
@@ -59,6 +59,11 @@ def write(report: dict, folder: str | os.PathLike) -> list[Path]:
     except OSError as error:
         raise UserError(f"{folder}: the report cannot be written ({error.strerror or error})") from error
     return written
+
+
+def scores_csv(version: str, rows: Iterable[Sequence[object]]) -> str:
+    """The content of a scores.csv: for each row the true label and the four probabilities that `version` gave."""
+    return _csv([("model_version", "label", *_COLUMNS), *((version, *row) for row in rows)])
 
 
 def read_scores(path: str | os.PathLike) -> tuple[str, list[str], np.ndarray]:

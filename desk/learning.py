@@ -1,0 +1,275 @@
+"""The tab of the learning loop: train from the decisions, compare the challenger with the champion, promote it, go back.
+
+Training runs in a process of its own with the lowest priority, so that deciding stays quick and a restart of the desk
+does not end it; the tab reads how far it is from `status.json` in the registry.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import gradio as gr
+from markupsafe import Markup
+
+from desk.frame import told
+from desk.render import join, tag
+from moderation import UserError
+from moderation.registry import Champion, Registry
+from moderation.store import judge_again
+
+if TYPE_CHECKING:
+    from desk.frame import Desk
+
+#: Who may use this tab.
+ROLE = "lead"
+#: Seconds between two looks at a training.
+_LOOK = 1.0
+
+
+def tab(desk: Desk) -> gr.Tab:
+    """The Learning tab."""
+    store, registry = desk.store, Registry()
+    judging = threading.Lock()
+
+    def shown(said: str = ""):
+        from training.loop import status
+
+        state = status(registry)
+        running = bool(state and state["running"])
+        names = [(f"{one.version}{' (champion)' if one.champion else ''}", one.version) for one in registry.versions()]
+        chosen = next((one.version for one in registry.versions() if not one.champion), None)
+        return (
+            _now(registry, store.lessons.busy_threads()),
+            _progress(state),
+            tag("p", said, class_="said", role="status") if said else "",
+            gr.update(choices=names, value=chosen),
+            _judgement(registry, chosen),
+            gr.update(interactive=not running),
+            gr.update(interactive=not running),
+            gr.Timer(active=running),
+        )
+
+    @told
+    def opened(request: gr.Request):
+        desk.user(request, ROLE)
+        return shown()
+
+    @told
+    def start(request: gr.Request, full: bool):
+        desk.user(request, ROLE)
+        from training.loop import status
+
+        state = status(registry)
+        if state and state["running"]:
+            raise UserError("A training is running already; one at a time.")
+        _begin(registry, store.database.url.render_as_string(hide_password=False), full)
+        return shown("Training has begun. You can go on deciding, or close this page.")
+
+    @told
+    def tick(request: gr.Request):
+        desk.user(request, ROLE)
+        from training.loop import status
+
+        state = status(registry)
+        if state and state["running"]:
+            return _progress(state), *([gr.skip()] * 6), gr.skip()
+        now = shown("Training has ended.")
+        return now[1], now[0], *now[2:]
+
+    @told
+    def compare(version, request: gr.Request):
+        desk.user(request, ROLE)
+        return _judgement(registry, version)
+
+    def follow() -> None:
+        with judging:  # undecided comments get the champion's verdicts one chunk after the other, beside the decisions
+            judge_again(store, Champion(registry))
+
+    @told
+    def promote(version, request: gr.Request):
+        user = desk.user(request, ROLE)
+        from training.loop import promote as make_champion
+
+        if not version:
+            raise UserError("Choose a version first.")
+        change = make_champion(registry, store, version, by=user.name)
+        threading.Thread(target=follow, daemon=True).start()
+        return shown(f"{change.version} is champion from now on.")
+
+    @told
+    def back(request: gr.Request):
+        user = desk.user(request, ROLE)
+        from training.loop import rollback
+
+        undone, now = rollback(registry, store, by=user.name)
+        threading.Thread(target=follow, daemon=True).start()
+        return shown(f"Back from {undone.version}: {now.version} is champion.")
+
+    @told
+    def order(share, request: gr.Request):
+        desk.user(request, ROLE)
+        from training.choose import order_queue
+
+        ranked = order_queue(store, desk.moderator(), share / 100)
+        return tag(
+            "p",
+            f"{len(ranked.order):,} undecided comments are in order of value now (sort “value” in the queue); {share:.0f} % are drawn by lot.",
+            class_="said",
+            role="status",
+        )
+
+    @told
+    def drift(request: gr.Request):
+        desk.user(request, ROLE)
+        from training.drift import find
+
+        champion = registry.find(registry.champion())
+        return _drifts([str(one) for one in find(store, 4, champion.added_at or None)])
+
+    with gr.Tab("Learning", id="learning") as made:
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3, min_width=420):
+                now = gr.HTML(elem_id="learning-now", apply_default_css=False, js_on_load=None)
+                with gr.Row():
+                    fast = gr.Button("Train (about a minute)", variant="primary", elem_id="train-fast")
+                    full = gr.Button("Train fully (hours, in the background)", elem_id="train-full")
+                progress = gr.HTML(elem_id="learning-progress", apply_default_css=False, js_on_load=None)
+                result = gr.HTML(elem_id="learning-result", apply_default_css=False, js_on_load=None)
+                share = gr.Slider(0, 50, 20, step=5, label="Of the order by value, drawn by lot (%)", elem_id="learning-share")
+                value = gr.Button("Order the queue by the value of a label", elem_id="learning-order")
+                look = gr.Button("Look for drift", elem_id="learning-look")
+                drifts = gr.HTML(elem_id="learning-drift", apply_default_css=False, js_on_load=None)
+            with gr.Column(scale=4, min_width=420):
+                version = gr.Dropdown([], label="Version", elem_id="learning-version")
+                with gr.Row():
+                    hold = gr.Button("Compare with the champion", elem_id="learning-compare")
+                    up = gr.Button("Promote", variant="primary", elem_id="learning-promote")
+                    down = gr.Button("Roll back", elem_id="learning-rollback")
+                judged = gr.HTML(elem_id="learning-judgement", apply_default_css=False, js_on_load=None)
+        timer = gr.Timer(_LOOK, active=False)
+        everything = [now, progress, result, version, judged, fast, full, timer]
+        quietly = {"api_visibility": "private", "show_progress": "hidden"}
+        made.select(opened, None, everything, **quietly)
+        fast.click(_with(start, False), None, everything, **quietly)
+        full.click(_with(start, True), None, everything, **quietly)
+        timer.tick(tick, None, [progress, now, *everything[2:]], **quietly)
+        hold.click(compare, version, judged, **quietly)
+        up.click(promote, version, everything, **quietly)
+        down.click(back, None, everything, **quietly)
+        value.click(order, share, result, **quietly)
+        look.click(drift, None, drifts, **quietly)
+    return made
+
+
+def _with(start, full: bool):
+    def begin(request: gr.Request):
+        return start(request, full)
+
+    return begin
+
+
+def _begin(registry: Registry, database: str, full: bool) -> None:
+    """Start a training that outlives this process. The URL goes by the environment: it may hold a password."""
+    folder = registry.folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "moderation.cli", "train", "--from-store", "--background", *(["--full"] if full else [])]
+    settings = {"MODERATION_MODELS": str(folder), "MODERATION_DATABASE_URL": database}
+    with (folder / "train.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | settings, start_new_session=True
+        )
+    began = time.monotonic()
+    from training.loop import status
+
+    while process.poll() is None and time.monotonic() - began < 60:
+        state = status(registry)
+        if state and state["running"] and state["process"] == process.pid:
+            break
+        time.sleep(0.1)
+    else:
+        if process.poll():
+            lines = (folder / "train.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise UserError((lines or ["the training did not start"])[-1].removeprefix("moderation: "))
+    threading.Thread(target=process.wait, daemon=True).start()  # leave no zombie behind
+
+
+def _now(registry: Registry, decided: Mapping[int, int]) -> Markup:
+    from training.versions import latest
+
+    champion, data = registry.champion(), latest(registry.folder / "data")
+    lines = [tag("p", tag("strong", "Champion: "), champion), tag("p", f"{sum(decided.values()):,} comments are decided.")]
+    if data is not None:
+        uses = {use: sum(counts.values()) for use, counts in data.about["uses"].items()}
+        waiting = f", {uses['doubted']:,} wait for another look" if uses.get("doubted") else ""
+        lines.append(
+            tag(
+                "p",
+                f"The last training learned from {uses.get('train', 0):,} of them and kept {uses.get('holdout', 0):,} to judge by{waiting} ({data.name}).",
+            )
+        )
+    return tag("section", *lines, class_="plot")
+
+
+def _progress(state: Mapping | None) -> Markup | str:
+    if not state:
+        return ""
+    if state["running"]:
+        step, steps = state.get("step", 0), state.get("steps", 0)
+        part = f" {step} of {steps}" if steps else ""
+        return tag("p", f"{state['stage']}{part} …", class_="said", role="status")
+    outcome = state.get("outcome")
+    if not outcome:
+        return tag("p", "The last training was interrupted; start it again, it goes on from what is on disk.", class_="said")
+    doubted = f" {outcome['doubted']} labels look wrong and wait in the queue (“flagged”)." if outcome.get("doubted") else ""
+    return tag("p", tag("strong", "Last training: "), f"{outcome['sentence']}.{doubted}", class_="said")
+
+
+def _judgement(registry: Registry, version: str | None) -> Markup | str:
+    from training.loop import judgement_of
+
+    judged = judgement_of(registry, version) if version else None
+    if not judged:
+        return tag("p", "This version was not judged here.", class_="plot-empty") if version else ""
+    champion = registry.champion()
+    stale = "" if judged["champion"] == champion else f" It was judged against {judged['champion']}, which is not champion now."
+    head = tag("tr", *(tag("th", name, scope="col") for name in ("figure", "champion", "challenger", "difference (95 %)", "")))
+    rows = [
+        tag(
+            "tr",
+            tag("td", figure["name"]),
+            tag("td", _figure(figure["champion"])),
+            tag("td", _figure(figure["challenger"])),
+            tag(
+                "td",
+                f"{_figure(figure['difference'], '+')} ({_figure(figure['interval'][0], '+')} to {_figure(figure['interval'][1], '+')})",
+            ),
+            tag("td", "loses too much" if figure["lost"] else figure["verdict"]),
+        )
+        for figure in judged["figures"]
+    ]
+    plans = [
+        tag(
+            "p",
+            f"Thresholds of {plan['site'] or 'all sites'}: {plan['flagged_before']:.0%} of recent comments go to a person now, "
+            f"{plan['flagged_after']:.0%} after the promotion with thresholds fitted anew ({plan['flagged_unfitted']:.0%} with the old ones).",
+        )
+        for plan in judged["policies"]
+    ]
+    table = tag("table", tag("thead", head), tag("tbody", *rows)) if rows else ""
+    return tag("section", tag("p", tag("strong", judged["sentence"] + "."), stale), table, join(plans), class_="plot")
+
+
+def _figure(value: float | None, sign: str = "") -> str:
+    return "–" if value is None else f"{value:{sign}.3f}"
+
+
+def _drifts(lines: list[str]) -> Markup:
+    if not lines:
+        return tag("p", "No drift: label mix, confidence and agreement are as they were.", class_="said")
+    return tag("ul", *(tag("li", line) for line in lines))

@@ -1,0 +1,53 @@
+"""The Learning tab in a browser: train, compare, promote, roll back, on a store with a month of decisions."""
+
+import pytest
+from learning import Site
+from playwright.sync_api import expect
+
+from moderation.registry import Registry
+from moderation.store import Store
+
+pytest_plugins = ["desks", "learning"]
+
+
+@pytest.mark.slow
+def test_a_lead_trains_compares_promotes_and_rolls_back(registry, small_threads, desk_here, browser, tmp_path, monkeypatch):
+    first = registry.champion()
+    path = tmp_path / "desk.db"
+    with Store(path) as store:
+        site = Site(store, registry)
+        site.decide(site.open()[:250])
+        for name, role in (("mia", "moderator"), ("lena", "lead")):
+            store.people.add(name, "correct horse battery", role)
+    # The desk starts `moderation train` where it stands; our threads in small are found there.
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "threads").symlink_to(small_threads)
+    monkeypatch.chdir(tmp_path)
+    desk = desk_here(path)
+    lena = browser.new_page()
+    lena.goto(desk.url)
+    lena.fill("input[name=name]", "lena")
+    lena.fill("input[name=password]", "correct horse battery")
+    lena.keyboard.press("Enter")
+    lena.get_by_role("tab", name="Learning").click()
+    expect(lena.locator("#learning-now")).to_contain_text(first, timeout=60_000)
+    lena.locator("#train-fast").click()
+    expect(lena.locator("#learning-result")).to_contain_text("Training has begun", timeout=120_000)
+    expect(lena.locator("#learning-progress")).to_contain_text(
+        "Last training: better on the site's own holdout", timeout=400_000
+    )
+    lena.locator("#learning-compare").click()
+    expect(lena.locator("#learning-judgement table")).to_contain_text("macro-F1")
+    lena.locator("#learning-promote").click()
+    expect(lena.locator("#learning-result")).to_contain_text("is champion from now on", timeout=120_000)
+    assert Registry().champion() != first
+    lena.locator("#learning-rollback").click()
+    expect(lena.locator("#learning-result")).to_contain_text(f"{first} is champion", timeout=120_000)
+    assert Registry().champion() == first
+    mia = browser.new_context().new_page()
+    mia.goto(desk.url)
+    mia.fill("input[name=name]", "mia")
+    mia.fill("input[name=password]", "correct horse battery")
+    mia.keyboard.press("Enter")
+    expect(mia.get_by_role("tab", name="Queue")).to_be_visible(timeout=60_000)
+    expect(mia.get_by_role("tab", name="Learning")).to_have_count(0)
