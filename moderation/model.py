@@ -13,7 +13,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -35,8 +35,10 @@ DEFAULT_MODEL = Path(__file__).parent / "weights"
 COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS = 128, 96, 64
 #: Tokens in one forward pass of the encoder: enough to keep two cores busy, small enough for their caches.
 TOKEN_BUDGET = 4096
-#: Articles whose encoded segments are kept; one takes about 40 kB.
-CACHED_ARTICLES = 2048
+#: Bytes of encoded articles that are kept; one of twenty sentences takes about 400 kB.
+CACHED_ARTICLE_BYTES = 128 << 20
+#: Comments that are laid out for the head at a time; their tokens and their articles' take about 200 MB.
+LAYOUT = 256
 
 
 def find_encoder(name: str) -> str:
@@ -75,13 +77,23 @@ def load_encoder(name: str, attention: str = "sdpa"):
     return tokenizer, encoder.eval()
 
 
+class Encoded(NamedTuple):
+    """One encoded text: its unit vector (d,) float32, unit vectors (T, d) float16 of its tokens, their numbers (T,)."""
+
+    vector: np.ndarray
+    tokens: np.ndarray
+    ids: np.ndarray
+
+
 class Encoder:
-    """Texts to unit vectors: tokenizer, transformer and pooling, batched by length."""
+    """Texts to unit vectors, of the whole and of each token: tokenizer, transformer and pooling, batched by length."""
 
     def __init__(self, tokenizer, transformer) -> None:
         self.tokenizer = tokenizer
         self.transformer = transformer
         self.width = transformer.config.hidden_size
+        # [UNK] is a word like any other; only what the tokenizer adds around a text is set aside.
+        self._special = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         self._bfloat16 = _has_bfloat16(transformer.device)
 
     @property
@@ -89,11 +101,26 @@ class Encoder:
         return self.transformer.device
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """Token ids of each text, cut to `max_tokens` with the special tokens kept."""
-        return self.tokenizer(list(texts), truncation=True, max_length=max_tokens, return_attention_mask=False)["input_ids"]
+        """Token ids of each text, the middle of a long one cut out to leave `max_tokens` with the special tokens kept.
 
-    def forward(self, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Unit vectors (N, d) of N token lists in one pass, padded to the longest; gradients flow if enabled."""
+        A lure likes to stand at the end of a long comment, so the last quarter of the tokens is taken from there.
+        """
+        whole = self.tokenizer(list(texts), truncation=True, max_length=4 * max_tokens, return_attention_mask=False)[
+            "input_ids"
+        ]
+        tail = max_tokens // 4
+        return [ids if len(ids) <= max_tokens else ids[: max_tokens - tail] + ids[-tail:] for ids in whole]
+
+    def plain(self, ids: Sequence[int]) -> list[int]:
+        """Token ids without the special ones."""
+        return [token for token in ids if token not in self._special]
+
+    def forward(self, ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """One pass over N token lists padded to the longest; gradients flow if enabled.
+
+        Returns:
+            Unit vectors (N, d) of the texts, and (M, d) of all their tokens but the special ones, text after text.
+        """
         import torch
 
         from moderation.network import pool
@@ -102,15 +129,22 @@ class Encoder:
         pad = self.tokenizer.pad_token_id or 0
         batch = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in ids], device=self.device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=self.device)
-        return pool(self.transformer(input_ids=batch, attention_mask=mask).last_hidden_state.float(), mask)
+        hidden = self.transformer(input_ids=batch, attention_mask=mask).last_hidden_state.float()
+        plain = torch.tensor([[token not in self._special for token in row] + [False] * (longest - len(row)) for row in ids])
+        return pool(hidden, mask), torch.nn.functional.normalize(hidden[plain.to(self.device)], dim=-1)
 
     def encode(self, texts: Sequence[str], max_tokens: int) -> np.ndarray:
-        """Unit vectors (N, d), float32, in the order of `texts`; sorted by length inside so that little is padding."""
+        """Unit vectors (N, d), float32, in the order of `texts`."""
+        encoded = self.encode_tokens(texts, max_tokens)
+        return np.stack([text.vector for text in encoded]) if encoded else np.zeros((0, self.width), dtype=np.float32)
+
+    def encode_tokens(self, texts: Sequence[str], max_tokens: int) -> list[Encoded]:
+        """Texts with their tokens, in their order; sorted by length inside so that little is padding."""
         import torch
 
         ids = self.tokenize(texts, max_tokens)
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-        vectors = np.zeros((len(ids), self.width), dtype=np.float32)
+        encoded: list[Encoded] = [None] * len(ids)  # type: ignore[list-item]
         # bfloat16 where the processor multiplies it natively: 2.7 times as fast, the same label on all of gold-dev.
         half = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bfloat16)
         with torch.inference_mode(), half:
@@ -120,9 +154,15 @@ class Encoder:
                 while stop < len(order) and (stop + 1 - start) * len(ids[order[stop]]) <= TOKEN_BUDGET:
                     stop += 1
                 chosen = order[start:stop]
-                vectors[chosen] = self.forward([ids[index] for index in chosen]).cpu().numpy()
+                vectors, tokens = self.forward([ids[index] for index in chosen])
+                vectors, tokens = vectors.cpu().numpy(), tokens.half().cpu().numpy()
+                first = 0
+                for row, index in enumerate(chosen):
+                    plain = np.array(self.plain(ids[index]), dtype=np.int64)
+                    encoded[index] = Encoded(vectors[row], tokens[first : first + len(plain)], plain)
+                    first += len(plain)
                 start = stop
-        return vectors
+        return encoded
 
 
 def _has_bfloat16(device) -> bool:
@@ -147,7 +187,8 @@ class Moderator:
         calibration = manifest["calibration"]
         self._scale = np.asarray(calibration["scale"], dtype=np.float64)
         self._bias = np.asarray(calibration["bias"], dtype=np.float64)
-        self._articles: OrderedDict[tuple[str, ...], np.ndarray] = OrderedDict()
+        self._articles: OrderedDict[tuple[str, ...], list[Encoded]] = OrderedDict()
+        self._article_bytes = 0
 
     @classmethod
     def from_pretrained(cls, name: str | Path | None = None, device: str | None = None) -> Moderator:
@@ -221,45 +262,67 @@ class Moderator:
 
     def infer(self, comments: Sequence[Comment]) -> tuple[np.ndarray, list[tuple[str, float] | None], list[float | None]]:
         """Probabilities (N, 4), the nearest article segment with its similarity, and the similarity to the parent."""
-        if not comments:
-            return np.zeros((0, len(LABELS))), [], []
-        import torch
-
-        from moderation.network import Thread, chain
-
         views = [encoding.view(comment) for comment in comments]
         texts = self._encode_distinct([view.comment for view in views], COMMENT_TOKENS)
         parents = self._encode_distinct([view.parent for view in views if view.parent], PARENT_TOKENS)
+        probabilities = np.zeros((len(views), len(LABELS)))
+        nearest: list[tuple[str, float] | None] = []
+        to_parent: list[float | None] = []
+        for start in range(0, len(views), LAYOUT):
+            part = views[start : start + LAYOUT]
+            probabilities[start : start + LAYOUT] = self._judge(part, texts, parents, nearest, to_parent)
+        return probabilities, nearest, to_parent
+
+    def _judge(
+        self,
+        views: Sequence[encoding.View],
+        texts: dict[str, Encoded],
+        parents: dict[str, Encoded],
+        nearest: list[tuple[str, float] | None],
+        to_parent: list[float | None],
+    ) -> np.ndarray:
+        """Probabilities (N, 4) of views whose texts are encoded; appends their evidence to the two lists."""
+        import torch
+
+        from moderation.network import Table, chain
+
         articles = self._encode_articles({view.segments for view in views})
-        width = self.encoder.width
+        numbers: dict[int, int] = {}
+        encoded: list[Encoded] = []
+
+        def number(text: Encoded) -> int:
+            if id(text) not in numbers:
+                numbers[id(text)] = len(encoded)
+                encoded.append(text)
+            return numbers[id(text)]
+
+        comment = [number(texts[view.comment]) for view in views]
+        parent = [number(parents[view.parent]) if view.parent else -1 for view in views]
         longest = max(1, max(len(view.segments) for view in views))
-        segments = np.zeros((len(views), longest, width), dtype=np.float32)
-        mask = np.zeros((len(views), longest), dtype=bool)
-        parent = np.zeros((len(views), width), dtype=np.float32)
-        for index, view in enumerate(views):
-            count = len(view.segments)
-            if count:
-                segments[index, :count] = articles[view.segments]
-                mask[index, :count] = [bool(segment) for segment in view.segments]
-            if view.parent:
-                parent[index] = parents[view.parent]
-        comment = np.stack([texts[view.comment] for view in views])
-        surface = np.asarray([view.surface for view in views], dtype=np.float32)
+        segments = np.full((len(views), longest), -1)
+        for row, view in enumerate(views):
+            for column, segment in enumerate(view.segments):
+                if segment:
+                    segments[row, column] = number(articles[view.segments][column])
         device = self.encoder.device
+        pooled = np.stack([text.vector for text in encoded])
+        tokens = np.concatenate([text.tokens for text in encoded])
+        ids = np.concatenate([text.ids for text in encoded])
+        lengths = np.array([len(text.ids) for text in encoded])
+        surface = np.asarray([view.surface for view in views], dtype=np.float32)
         with torch.inference_mode():
-            thread = Thread(*(torch.from_numpy(array).to(device) for array in (comment, parent, segments, mask, surface)))
-            logits, similarity = self.head(thread)
+            table = Table(*(torch.from_numpy(array).to(device) for array in (pooled, tokens, ids, lengths)))
+            rows = (torch.tensor(comment), torch.tensor(parent), torch.from_numpy(segments), torch.from_numpy(surface))
+            logits, similarity = self.head(table.thread(*(part.to(device) for part in rows)))
             log_probabilities = chain(logits.double()).cpu().numpy()
             closest = similarity.argmax(-1).cpu().numpy()
+        for row, view in enumerate(views):
+            own = pooled[comment[row]]
+            place = segments[row, closest[row]]
             # Evidence is stated as the plain cosine of the encoder's vectors, which anyone can recompute.
-            cosine = np.einsum("bd,bd->b", comment, segments[np.arange(len(views)), closest])
-            to_parent = np.einsum("bd,bd->b", comment, parent)
-        nearest = [
-            (view.segments[closest[index]], float(cosine[index])) if mask[index].any() else None
-            for index, view in enumerate(views)
-        ]
-        with_parent = [float(to_parent[index]) if view.parent else None for index, view in enumerate(views)]
-        return self._calibrate(log_probabilities), nearest, with_parent
+            nearest.append((view.segments[closest[row]], float(own @ pooled[place])) if place >= 0 else None)
+            to_parent.append(float(own @ pooled[parent[row]]) if view.parent else None)
+        return self._calibrate(log_probabilities)
 
     def _calibrate(self, log_probabilities: np.ndarray) -> np.ndarray:
         """Vector scaling (Guo et al. 2017, arXiv:1706.04599) with the constants stored in the model's manifest."""
@@ -268,29 +331,35 @@ class Moderator:
         exponents = np.exp(scores)
         return exponents / exponents.sum(-1, keepdims=True)
 
-    def _encode_distinct(self, texts: Sequence[str], max_tokens: int) -> dict[str, np.ndarray]:
+    def _encode_distinct(self, texts: Sequence[str], max_tokens: int) -> dict[str, Encoded]:
         distinct = list(dict.fromkeys(texts))
-        return dict(zip(distinct, self.encoder.encode(distinct, max_tokens), strict=True)) if distinct else {}
+        return dict(zip(distinct, self.encoder.encode_tokens(distinct, max_tokens), strict=True)) if distinct else {}
 
-    def _encode_articles(self, wanted: set[tuple[str, ...]]) -> dict[tuple[str, ...], np.ndarray]:
-        """Segment vectors (S, d) by article; an article is encoded once and kept, the least recently used go first."""
-        found: dict[tuple[str, ...], np.ndarray] = {}
+    def _encode_articles(self, wanted: set[tuple[str, ...]]) -> dict[tuple[str, ...], list[Encoded]]:
+        """Encoded segments by article; an article is encoded once and kept, the least recently used go first."""
+        found: dict[tuple[str, ...], list[Encoded]] = {}
         missing = []
         for segments in wanted:
             if not segments:
                 continue
-            vectors = self._articles.pop(segments, None)
-            if vectors is None:
+            kept = self._articles.pop(segments, None)
+            if kept is None:
                 missing.append(segments)
             else:
-                found[segments] = vectors
+                found[segments] = kept
         flat = self._encode_distinct([segment for segments in missing for segment in segments], SEGMENT_TOKENS)
         for segments in missing:
-            found[segments] = np.stack([flat[segment] for segment in segments])
+            # Copies: a slice would keep the arrays of its whole batch alive.
+            found[segments] = [Encoded(*(array.copy() for array in flat[segment])) for segment in segments]
+            self._article_bytes += _size(found[segments])
         self._articles.update(found)
-        while len(self._articles) > CACHED_ARTICLES:
-            self._articles.popitem(last=False)
+        while self._article_bytes > CACHED_ARTICLE_BYTES and len(self._articles) > 1:
+            self._article_bytes -= _size(self._articles.popitem(last=False)[1])
         return found
+
+
+def _size(article: list[Encoded]) -> int:
+    return sum(array.nbytes for segment in article for array in segment)
 
 
 def read_manifest(folder: Path) -> dict:

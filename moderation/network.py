@@ -2,10 +2,12 @@
 
 It knows tensors, not comments: `moderation.text` decides what is encoded, `moderation.model` moves the data.
 
-Each text (a comment, its parent, the title, every sentence of the article) is encoded by itself to one unit vector
-(mean pooling over tokens; Reimers & Gurevych 2019, arXiv:1908.10084). The comment then attends to the article's
-segments, so the sentence that comes closest both drives the decision and can be shown as its evidence. Three yes/no
-heads follow the guideline's order of questions (spam? low-effort? off-topic?) and are chained into four probabilities.
+Each text (a comment, its parent, the title, every sentence of the article) is encoded by itself, so an article is encoded
+once a thread. A text becomes one unit vector (mean pooling over tokens; Reimers & Gurevych 2019, arXiv:1908.10084) and the
+unit vectors of its tokens. The pooled vectors find the article's sentences that come closest to the comment; with these,
+the title and the parent the tokens interact late (MaxSim; Khattab & Zaharia 2020, arXiv:2004.12832), so that a name in the
+comment can meet the same name in the article. Three yes/no heads follow the guideline's order of questions (spam?
+low-effort? off-topic?) and are chained into four probabilities.
 """
 
 from __future__ import annotations
@@ -16,12 +18,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+#: Article sentences whose tokens meet the comment's, besides the title: those that come closest.
+CLOSEST = 3
+
+
+class Tokens(NamedTuple):
+    """The tokens of texts: unit vectors (..., T, d) and their numbers in the vocabulary (..., T), -1 where there is none."""
+
+    vectors: Tensor
+    ids: Tensor
+
 
 class Thread(NamedTuple):
     """Encoded inputs of B comments; d is the encoder's width, S the largest number of segments, K of surface features.
 
     Shapes: comment (B, d); parent (B, d), zeros where there is none; segments (B, S, d), the title first;
-    segment_mask (B, S), false where there is no segment; surface (B, K).
+    segment_mask (B, S), false where there is no segment; surface (B, K); comment_tokens and parent_tokens (B, T, d);
+    article_tokens (B, 1 + CLOSEST, T, d): those of the title and of the closest sentences.
     """
 
     comment: Tensor
@@ -29,72 +42,166 @@ class Thread(NamedTuple):
     segments: Tensor
     segment_mask: Tensor
     surface: Tensor
+    comment_tokens: Tokens
+    parent_tokens: Tokens
+    article_tokens: Tokens
+
+
+class Table:
+    """Encoded texts by number, from which threads are laid out for the head; the last row stands for "no text".
+
+    Args:
+        pooled: (N, d) unit vectors. tokens: (M, d) unit vectors of all their tokens, text after text.
+        ids: (M,) vocabulary numbers of the tokens. lengths: (N,) tokens of each text.
+    """
+
+    def __init__(self, pooled: Tensor, tokens: Tensor, ids: Tensor, lengths: Tensor) -> None:
+        self.pooled = torch.cat([pooled, pooled.new_zeros(1, pooled.shape[1])])
+        self.tokens = torch.cat([tokens, tokens.new_zeros(1, tokens.shape[1])])
+        self.ids = torch.cat([ids, ids.new_full((1,), -1)])
+        self.lengths = torch.cat([lengths, lengths.new_zeros(1)])
+        self.starts = self.lengths.cumsum(0) - self.lengths
+
+    def thread(self, comment: Tensor, parent: Tensor, segments: Tensor, surface: Tensor) -> Thread:
+        """The head's input for rows of the table: comment and parent (B,), segments (B, S); -1 is "no text"."""
+        mask = segments >= 0
+        vectors, sentences = self.pooled[comment], self.pooled[segments]
+        with torch.no_grad():  # which sentences are closest is a choice, not a quantity
+            near = torch.einsum("bd,bsd->bs", vectors, sentences).masked_fill(~mask, -2.0)
+            near[:, :1] = -2.0
+            closest = near.topk(min(CLOSEST, near.shape[1]), dim=1)
+            chosen = segments.gather(1, closest.indices).masked_fill(closest.values < -1.5, -1)
+            chosen = F.pad(torch.cat([segments[:, :1], chosen], 1), (0, max(0, CLOSEST - closest.indices.shape[1])), value=-1)
+        return Thread(
+            vectors,
+            self.pooled[parent],
+            sentences,
+            mask,
+            surface,
+            self._tokens(comment),
+            self._tokens(parent),
+            self._tokens(chosen),
+        )
+
+    def _tokens(self, rows: Tensor) -> Tokens:
+        lengths = self.lengths[rows]
+        place = torch.arange(max(1, int(lengths.max()) if lengths.numel() else 1), device=rows.device)
+        index = self.starts[rows][..., None] + place
+        index = torch.where(place < lengths[..., None], index, -1)
+        return Tokens(self.tokens[index].to(self.pooled.dtype), self.ids[index])
+
+
+#: What `Head` measures between a comment and its context; see `Head._compare`.
+N_SIMILARITIES = 19
 
 
 class Head(nn.Module):
     """Compares a comment with its context and answers the guideline's three questions."""
 
-    def __init__(self, width: int, n_surface: int, hidden: int = 256, dropout: float = 0.2) -> None:
+    def __init__(self, width: int, n_surface: int, vocabulary: int, hidden: int = 64, dropout: float = 0.2) -> None:
         super().__init__()
-        # Residual projections, zero at first: training starts from the encoder's own sense of similarity.
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        nn.init.zeros_(self.query.weight)
-        nn.init.zeros_(self.key.weight)
-        self.log_sharpness = nn.Parameter(torch.tensor(2.5))
-        n_similarities = 5
-        style = width + n_surface + n_similarities
-        self.spam = _mlp(style, hidden // 2, dropout)
-        self.low_effort = _mlp(style, hidden // 2, dropout)
-        self.off_topic = _mlp(5 * width + n_surface + n_similarities, hidden, dropout)
+        # How much a token says, by its number in the vocabulary: its inverse document frequency in the training texts.
+        self.register_buffer("informativeness", torch.ones(vocabulary))
+        style = width + n_surface + N_SIMILARITIES
+        self.spam = _mlp(style, 2 * hidden, dropout)
+        self.low_effort = _mlp(style, 2 * hidden, dropout)
+        # Relevance sees similarities and a narrow view of the comment: given whole vectors, it learns the training topics.
+        self.manner = nn.Linear(width, 16, bias=False)
+        self.off_topic = _mlp(16 + n_surface + N_SIMILARITIES, hidden, dropout)
+        self.trend = nn.Linear(n_surface + N_SIMILARITIES, 1)
+        nn.init.zeros_(self.trend.weight)
         # What is near neither the article nor the parent is off-topic: the zero-shot rule, which the rest then corrects.
         self.nearness = nn.Parameter(torch.tensor([8.0, 2.5]))
 
+    def relevance(self) -> list[nn.Parameter]:
+        """The parameters that answer the off-topic question alone."""
+        return [*self.manner.parameters(), *self.off_topic.parameters(), *self.trend.parameters(), self.nearness]
+
     def forget_relevance(self) -> None:
         """Start the off-topic question anew: fresh weights, and the zero-shot rule as the first guess."""
-        for layer in self.off_topic:
+        for layer in (self.manner, *self.off_topic):
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
         with torch.no_grad():
+            self.trend.weight.zero_()
+            self.trend.bias.zero_()
             self.nearness.copy_(torch.tensor([8.0, 2.5]))
 
     def forward(self, thread: Thread) -> tuple[Tensor, Tensor]:
         """Logits (B, 3) of spam, low-effort and off-topic, and similarities (B, S) of comment and segments."""
-        comment = F.normalize(thread.comment + self.query(thread.comment), dim=-1)
-        keys = F.normalize(thread.segments + self.key(thread.segments), dim=-1)
-        mask = thread.segment_mask
-        similarity = torch.einsum("bd,bsd->bs", comment, keys)
-        ranked = similarity.masked_fill(~mask, -1.0)
-        weight = torch.softmax(ranked * self.log_sharpness.exp(), dim=-1) * mask
-        context = torch.einsum("bs,bsd->bd", weight, keys)
-        title = keys[:, 0] * mask[:, :1]
-        parent = F.normalize(thread.parent + self.key(thread.parent), dim=-1)
-        known = mask.any(-1).float()
-        count = mask.sum(-1).clamp(min=1)
-        nearest = ranked.amax(-1).clamp(min=-0.2) * known
-        to_parent = (comment * parent).sum(-1)
-        similarities = torch.stack(
-            [nearest, (similarity * mask).sum(-1) / count, (comment * title).sum(-1), to_parent, known], dim=-1
-        )
+        similarities, ranked, near = self._compare(thread)
         style = torch.cat([thread.comment, thread.surface, similarities], dim=-1)
-        relevance = torch.cat(
+        comparable = (thread.segment_mask.any(-1) | (thread.parent != 0).any(-1)).float()
+        far = (self.nearness[1] - self.nearness[0] * near) * comparable
+        measured = torch.cat([thread.surface, similarities], dim=-1)
+        manner = self.manner(thread.comment)
+        off_topic = self.off_topic(torch.cat([manner, measured], dim=-1)) + self.trend(measured) + far[:, None]
+        return torch.cat([self.spam(style), self.low_effort(style), off_topic], dim=-1), ranked
+
+    def _compare(self, thread: Thread) -> tuple[Tensor, Tensor, Tensor]:
+        """Similarities (B, N_SIMILARITIES), scaled to a few units, those of the segments (B, S), and the nearness (B,)."""
+        mask = thread.segment_mask
+        known = mask.any(-1).float()
+        replies = (thread.parent != 0).any(-1).float()
+        similarity = torch.einsum("bd,bsd->bs", thread.comment, thread.segments)
+        ranked = similarity.masked_fill(~mask, -1.0)
+        nearest = ranked.amax(-1).clamp(min=-0.2) * known
+        mean = (similarity * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+        title = similarity[:, 0] * mask[:, 0]
+        to_parent = (thread.comment * thread.parent).sum(-1)
+        between = torch.einsum("bd,bsd->bs", thread.parent, thread.segments).masked_fill(~mask, -1.0).amax(-1) * known * replies
+
+        said, weight = thread.comment_tokens, self._weight(thread.comment_tokens)
+        article, article_weight = thread.article_tokens, self._weight(thread.article_tokens)
+        met = torch.einsum("bid,bkjd->bikj", said.vectors, article.vectors)
+        met = met.masked_fill((article.ids < 0)[:, None], -1.0).masked_fill((said.ids < 0)[:, :, None, None], -1.0)
+        covered = met.flatten(2).amax(-1).clamp(min=-0.2) * known[:, None]  # of each token of the comment, by the article
+        shown = met.amax(1).clamp(min=-0.2)  # of each token of the article, by the comment
+        title_shown = _mean(shown[:, 0], article_weight[:, 0])
+        body_shown = _mean(shown[:, 1], article_weight[:, 1]) if shown.shape[1] > 1 else title_shown
+        body_shown = torch.where(article_weight[:, 1].sum(-1) > 0, body_shown, title_shown)
+        answer = torch.einsum("bid,bjd->bij", said.vectors, thread.parent_tokens.vectors)
+        answer = answer.masked_fill((thread.parent_tokens.ids < 0)[:, None], -1.0).masked_fill((said.ids < 0)[:, :, None], -1.0)
+        parent_weight = self._weight(thread.parent_tokens)
+        present = (said.ids >= 0).float()
+        count = present.sum(-1)
+        order = covered.masked_fill(said.ids < 0, 2.0).sort(-1).values  # padding last
+        quarter = (count / 4).clamp(min=1)[:, None]
+        place = torch.arange(order.shape[1], device=order.device)
+        lowest = _mean(order, ((place < quarter) & (order < 1.5)).float())
+        highest = _mean(order, ((place >= count[:, None] - quarter) & (order < 1.5)).float())
+        alien = _mean(torch.sigmoid((0.45 - covered) / 0.05), weight) * known
+        cosines = torch.stack(
             [
-                thread.comment,
-                comment * context,
-                (comment - context).abs() * known[:, None],
-                comment * title,
-                comment * parent,
-                thread.surface,
-                similarities,
+                nearest,
+                mean,
+                title,
+                to_parent,
+                between,
+                _mean(covered, weight),
+                _mean(covered, present),
+                highest,
+                lowest,
+                title_shown * known,
+                body_shown * known,
+                _mean(answer.amax(2).clamp(min=-0.2), weight) * replies,
+                _mean(answer.amax(1).clamp(min=-0.2), parent_weight) * replies,
+                torch.maximum(_mean(covered, weight), _mean(answer.amax(2).clamp(min=-0.2), weight) * replies),
             ],
             dim=-1,
         )
-        comparable = torch.maximum(known, (thread.parent != 0).any(-1).float())
-        near = torch.maximum(nearest, to_parent)
-        far = (self.nearness[1] - self.nearness[0] * near) * comparable
-        off_topic = self.off_topic(relevance) + far[:, None]
-        logits = torch.cat([self.spam(style), self.low_effort(style), off_topic], dim=-1)
-        return logits, ranked
+        others = torch.stack([alien, weight.sum(-1).log1p() / 3, nearest - mean, known, replies], dim=-1)
+        # A parent vouches for its answer as far as it is itself near the article.
+        vouched = to_parent * torch.where(known > 0, (2 * between).clamp(0, 1), 1.0)
+        return torch.cat([4 * (cosines - 0.4), others], dim=-1), ranked, torch.maximum(nearest, vouched)
+
+    def _weight(self, tokens: Tokens) -> Tensor:
+        return self.informativeness[tokens.ids.clamp(min=0)] * (tokens.ids >= 0)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over the last axis; 0 where nothing has weight."""
+    return (values * weight).sum(-1) / weight.sum(-1).clamp(min=1e-6)
 
 
 def _mlp(width: int, hidden: int, dropout: float) -> nn.Sequential:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from moderation.schema import Article, Comment, clean_text
 
 #: Version of this encoding; a model trained under another one refuses to load.
-ENCODING = 1
+ENCODING = 2
 
 #: An article contributes its title and at most this many sentences, taken from its beginning.
 MAX_SENTENCES = 24

@@ -266,7 +266,7 @@ def model(tmp_path_factory):
     )
     encoder.save_pretrained(folder / "encoder")
     tokenizer.save_pretrained(folder / "encoder")
-    settings = {"hidden": 8, "dropout": 0.0}
+    settings = {"vocabulary": len(tokenizer), "hidden": 8, "dropout": 0.0}
     save_file(Head(16, len(SURFACE), **settings).state_dict(), folder / "head.safetensors")
     manifest = {
         "version": "tiny", "encoder": str(folder / "encoder"), "encoding": ENCODING, "labels": list(LABELS), "languages": ["en"], "head": settings,

@@ -130,3 +130,13 @@ def test_the_weights_are_small_and_hold_nothing_that_executes():
     files = [path for path in DEFAULT_MODEL.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 25_000_000
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".md", ".csv", ".txt", ".png"}
+
+
+def test_a_lure_at_the_end_of_a_long_comment_is_read(moderator):
+    long = "The bridge has carried my family to market for sixty years and I remember every repair of its piers. " * 12
+    lure = "Recover your lost bitcoin today, write to Mrs Vera on WhatsApp +1 555 0134 778"
+    thread = Article(title="Council votes to close the Old Mill Bridge for two years")
+    plain, baited = moderator.predict([Comment(long, article=thread), Comment(long + lure, article=thread)])
+    assert baited.probabilities["spam"] > 10 * plain.probabilities["spam"]
+    ids = moderator.encoder.tokenize([long + lure], 128)[0]
+    assert len(ids) == 128 and ids[-1] == moderator.encoder.tokenizer.sep_token_id

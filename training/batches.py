@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, Encoder
-from moderation.network import Head, Thread
+from moderation.network import Head, Table, Thread
 from moderation.schema import NO_ARTICLE
 from moderation.text import view
 from training.examples import ANSWERS, Example, Group, move
@@ -162,19 +162,24 @@ class Batch:
                 stop += 1
             parts.append(encoder.forward([self.ids[index] for index in order[start:stop]]))
             start = stop
-        vectors = torch.cat(parts)
-        place = torch.empty(len(order) + 1, dtype=torch.long, device=vectors.device)
-        place[torch.tensor(order, device=vectors.device)] = torch.arange(len(order), device=vectors.device)
-        place[-1] = len(order)  # index -1: no text, a zero vector
-        vectors = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
+        pooled, tokens = (torch.cat(side) for side in zip(*parts, strict=True))
+        plain = [encoder.plain(self.ids[index]) for index in order]
+        table = Table(
+            pooled,
+            tokens,
+            torch.tensor([token for ids in plain for token in ids], dtype=torch.long, device=pooled.device),
+            torch.tensor([len(ids) for ids in plain], device=pooled.device),
+        )
+        place = torch.empty(len(order) + 1, dtype=torch.long, device=pooled.device)
+        place[torch.tensor(order, device=pooled.device)] = torch.arange(len(order), device=pooled.device)
+        place[-1] = -1  # no text
         longest = max(1, max(map(len, self.segments)))
-        grid = torch.tensor([[*row, *[-1] * (longest - len(row))] for row in self.segments], device=vectors.device)
-        return Thread(
-            vectors[place[torch.tensor(self.comment, device=vectors.device)]],
-            vectors[place[torch.tensor(self.parent, device=vectors.device)]],
-            vectors[place[grid]],
-            grid >= 0,
-            self.surface.to(vectors.device),
+        grid = torch.tensor([[*row, *[-1] * (longest - len(row))] for row in self.segments], device=pooled.device)
+        return table.thread(
+            place[torch.tensor(self.comment, device=pooled.device)],
+            place[torch.tensor(self.parent, device=pooled.device)],
+            place[grid],
+            self.surface.to(pooled.device),
         )
 
     def loss(self, encoder: Encoder, head: Head, contrast: float = 0.0) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Vectors that are remembered on disk, so that no text is encoded twice by the same encoder."""
+"""Encoded texts that are remembered on disk, so that no text is encoded twice by the same encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moderation.model import Encoder, Moderator, find_encoder
+from moderation.model import Encoded, Encoder, Moderator, find_encoder
 from moderation.schema import UserError
 
 #: Texts that are encoded before they are written down: what a kill can lose.
@@ -38,8 +38,8 @@ class CachedEncoder(Encoder):
         except sqlite3.Error as error:
             raise self._trouble(error) from error
 
-    def encode(self, texts: Sequence[str], max_tokens: int) -> np.ndarray:
-        """As `Encoder.encode`.
+    def encode_tokens(self, texts: Sequence[str], max_tokens: int) -> list[Encoded]:
+        """As `Encoder.encode_tokens`.
 
         Raises:
             UserError: the file cannot be written (the disk is full).
@@ -47,30 +47,39 @@ class CachedEncoder(Encoder):
         keys = [
             hashlib.blake2b(f"{max_tokens}\x1f{text}".encode("utf-8", "replace"), digest_size=16).digest() for text in texts
         ]
-        vectors = np.zeros((len(texts), self.width), dtype=np.float32)
         try:
             known: dict[bytes, bytes] = {}
             for start in range(0, len(keys), 500):
                 part = keys[start : start + 500]
                 marks = ",".join("?" * len(part))
                 known |= dict(self._file.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", part))
-            missing = [row for row, key in enumerate(keys) if len(known.get(key, b"")) != 2 * self.width]
-            for row, key in enumerate(keys):
-                if len(known.get(key, b"")) == 2 * self.width:
-                    vectors[row] = np.frombuffer(known[key], dtype=np.float16)
+            encoded = [self._unpack(known.get(key, b"")) for key in keys]
+            missing = [row for row, found in enumerate(encoded) if found is None]
             for start in range(0, len(missing), _CHUNK):
                 rows = missing[start : start + _CHUNK]
-                made = super().encode([texts[row] for row in rows], max_tokens).astype(np.float16)
-                vectors[rows] = made
+                packed = [_pack(text) for text in super().encode_tokens([texts[row] for row in rows], max_tokens)]
+                for row, blob in zip(rows, packed, strict=True):
+                    encoded[row] = self._unpack(blob)  # so that what comes from the file and what does not are alike
                 self.encoded += len(rows)
                 with self._file:
                     self._file.executemany(
                         "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
-                        [(keys[row], made[place].tobytes()) for place, row in enumerate(rows)],
+                        [(keys[row], blob) for row, blob in zip(rows, packed, strict=True)],
                     )
         except sqlite3.Error as error:
             raise self._trouble(error) from error
-        return vectors
+        return encoded
+
+    def _unpack(self, blob: bytes) -> Encoded | None:
+        """What `_pack` packed; None when it is not that (another version's, or nothing)."""
+        row = 2 * self.width
+        count, rest = divmod(len(blob) - row, row + 4)
+        if count < 0 or rest:
+            return None
+        vector = np.frombuffer(blob, dtype=np.float16, count=self.width).astype(np.float32)
+        tokens = np.frombuffer(blob, dtype=np.float16, count=count * self.width, offset=row).reshape(count, self.width)
+        ids = np.frombuffer(blob, dtype=np.int32, count=count, offset=row * (count + 1)).astype(np.int64)
+        return Encoded(vector, tokens, ids)
 
     def close(self) -> None:
         """Close the file."""
@@ -80,6 +89,10 @@ class CachedEncoder(Encoder):
         full = "full" in str(error) or "disk I/O" in str(error)
         why = "the disk is full" if full else str(error)
         return UserError(f"{self.path}: vectors cannot be kept there ({why}); the champion stays as it is")
+
+
+def _pack(text: Encoded) -> bytes:
+    return text.vector.astype(np.float16).tobytes() + text.tokens.tobytes() + text.ids.astype(np.int32).tobytes()
 
 
 def cached(moderator: Moderator, folder: Path) -> Moderator:

@@ -35,6 +35,8 @@ from training.examples import Example, Group, group, labelled, read_threads, wea
 from training.head import Vectors, fit_head
 
 RECIPE = Path(__file__).parent / "recipe.toml"
+#: Real comments that suffice to calibrate on.
+ENOUGH_TO_CALIBRATE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Recipe:
         head_epochs: passes that fit the head alone on the frozen encoder's vectors, so that a random head does not
             first destroy the encoder's sense of similarity (Kumar et al. 2022, arXiv:2202.10054).
         epochs: passes over the examples that train adapter and head together.
-        learning_rate: of the adapter; the head learns at `head_rate`.
+        fit_rate: learning rate of the head alone. learning_rate: of the adapter; the head then learns at `head_rate`.
         contrast: weight of the contrastive loss that keeps a comment nearer its own thread than the batch's others.
         rank: of the LoRA adapter (Hu et al. 2021, arXiv:2106.09685); 0 trains the head alone.
         group_size: comments of one article in a batch.
@@ -63,12 +65,13 @@ class Recipe:
     head_epochs: int = 4
     epochs: int = 3
     learning_rate: float = 1e-4
+    fit_rate: float = 2e-2
     head_rate: float = 1e-3
     warmup: float = 0.06
     contrast: float = 0.3
     rank: int = 16
     dropout: float = 0.2
-    hidden: int = 256
+    hidden: int = 64
     group_size: int = 4
     gold: float = 1.0
     threads: float = 1.0
@@ -112,13 +115,15 @@ class Material:
 
 
 def gather(recipe: Recipe, corpora_folder: Path | None, threads_folder: Path) -> Material:
-    """Everything that the recipe names. Held out for calibration: our validation split and every sixth gold article.
+    """Everything that the recipe names. Held out for calibration: every sixth article of the real comments labelled by hand,
+    and our validation split where these are too few; calibrated on our own threads, it is too sure of real comments.
 
     Raises:
         UserError: a corpus is missing, or may not train.
     """
     train: list[Example] = []
     held: list[tuple[Comment, str]] = []
+    real: list[tuple[Comment, str]] = []
     sources: dict[str, dict[str, object]] = {}
 
     def note(name: str, rows: Sequence[dict], used: int) -> None:
@@ -138,7 +143,7 @@ def gather(recipe: Recipe, corpora_folder: Path | None, threads_folder: Path) ->
         known |= {row["comment_text"].strip() for row in rows}
         kept = [row for row in rows if not held_out(row["article_title"])]
         train += labelled(kept, name, recipe.gold)
-        held += [(Comment.from_row(row), row["label"]) for row in rows if held_out(row["article_title"])]
+        real += [(Comment.from_row(row), row["label"]) for row in rows if held_out(row["article_title"])]
         note(name, rows, len(kept))
     for name, (limit, weight) in recipe.weak.items():
         rows = [
@@ -151,7 +156,7 @@ def gather(recipe: Recipe, corpora_folder: Path | None, threads_folder: Path) ->
         note(name, rows, len(examples))
     if not train:
         raise UserError("the recipe leaves nothing to train on; give gold, threads or weak a weight above 0")
-    return Material(train, held, sources)
+    return Material(train, real if len(real) >= ENOUGH_TO_CALIBRATE else held + real, sources)
 
 
 def held_out(title: str) -> bool:
@@ -184,7 +189,7 @@ def fit(
     encoder = Encoder(tokenizer, transformer.to(accelerator.device))
     groups = group(material.train, recipe.group_size, recipe.seed)
     neighbours = nearest_groups(groups, encoder)
-    head = Head(encoder.width, len(encoding.SURFACE), recipe.hidden, recipe.dropout)
+    head = Head(encoder.width, len(encoding.SURFACE), len(tokenizer), recipe.hidden, recipe.dropout)
     checkpoint = out.with_name(out.name + ".training")
     identity = _identity(recipe, material)
     if start is not None:
@@ -235,8 +240,8 @@ def fit(
             # Relevance is judged better by a part fitted anew on the adapted encoder, spam and effort by those trained along.
             trained.head.forget_relevance()
             trained.head.requires_grad_(False)
-            trained.head.off_topic.requires_grad_(True)
-            trained.head.nearness.requires_grad_(True)
+            for parameter in trained.head.relevance():
+                parameter.requires_grad_(True)
             _fit_head(recipe, material, Encoder(tokenizer, trained.transformer.eval()), trained.head, report)
         write_model(out, recipe, trained.transformer.eval(), trained.head.eval(), tokenizer, material, losses)
         shutil.rmtree(checkpoint, ignore_errors=True)
@@ -247,12 +252,14 @@ def fit(
 def _fit_head(
     recipe: Recipe, material: Material, encoder: Encoder, head: Head, report: Callable[[str, int, int, float], None]
 ) -> None:
+    vectors = Vectors(material.train, encoder)
+    head.cpu().informativeness.copy_(vectors.informativeness(len(head.informativeness)))
     fit_head(
-        head.cpu(),
-        Vectors(material.train, encoder),
+        head,
+        vectors,
         material.train,
         recipe.head_epochs,
-        recipe.head_rate,
+        recipe.fit_rate,
         recipe.moved_weight,
         recipe.mix.title_only,
         recipe.mix.strangers,
@@ -342,7 +349,7 @@ def write_model(
         "encoding": encoding.ENCODING,
         "labels": list(LABELS),
         "languages": ["en"],
-        "head": {"hidden": recipe.hidden, "dropout": recipe.dropout},
+        "head": {"vocabulary": len(head.informativeness), "hidden": recipe.hidden, "dropout": recipe.dropout},
         "calibration": {"scale": [1.0] * len(LABELS), "bias": [0.0] * len(LABELS)},
         "thresholds": DEFAULT.to_table(),
         "recipe": asdict(recipe),

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, Encoder
-from moderation.network import Head, Thread, chain
+from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, Encoded, Encoder
+from moderation.network import Head, Table, Thread, chain
 from moderation.text import MAX_SENTENCES, view
 from training.examples import Example
 
@@ -22,11 +22,10 @@ BATCH = 256
 
 
 class Vectors:
-    """All texts of the examples as vectors, with the numbers of the texts that each example needs.
+    """All texts of the examples encoded, with the numbers of the texts that each example needs.
 
     Attributes:
-        table: (T + 1, d) unit vectors; the last row is zero and stands for "no text".
-        comment, parent: (N,) rows of the table; parent is -1 where there is none.
+        table: the encoded texts. comment, parent: (N,) rows of it; parent is -1 where there is none.
         segments: (N, S) rows, -1 where there is no segment. surface: (N, K).
     """
 
@@ -44,14 +43,19 @@ class Vectors:
             for column, segment in enumerate(seen.segments):
                 self.segments[row, column] = number(segment, SEGMENT_TOKENS)
         self.surface = torch.tensor([seen.surface for seen in views])
-        self.table = torch.zeros(len(texts) + 1, encoder.width)
-        with torch.autocast(encoder.device.type, dtype=torch.bfloat16):
-            for limit in (COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS):
-                chosen = [(text, place) for (text, cap), place in texts.items() if cap == limit]
-                for start in range(0, len(chosen), 4000):
-                    part = chosen[start : start + 4000]
-                    vectors = encoder.encode([text for text, _ in part], limit)
-                    self.table[[place for _, place in part]] = torch.from_numpy(vectors)
+        encoded: list[Encoded] = [None] * len(texts)  # type: ignore[list-item]
+        for limit in (COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS):
+            chosen = [(text, place) for (text, cap), place in texts.items() if cap == limit]
+            for start in range(0, len(chosen), 4000):
+                part = chosen[start : start + 4000]
+                for (_, place), text in zip(part, encoder.encode_tokens([text for text, _ in part], limit), strict=True):
+                    encoded[place] = text
+        self.table = Table(
+            torch.from_numpy(np.stack([text.vector for text in encoded])),
+            torch.from_numpy(np.concatenate([text.tokens for text in encoded])),
+            torch.from_numpy(np.concatenate([text.ids for text in encoded])),
+            torch.tensor([len(text.ids) for text in encoded]),
+        )
 
     def only(self, rows: Sequence[int] | np.ndarray) -> Vectors:
         """The same for some of the examples; the table is shared."""
@@ -63,7 +67,14 @@ class Vectors:
 
     def thread(self, comment, parent, segments, surface) -> Thread:
         """The head's input for rows of the table."""
-        return Thread(self.table[comment], self.table[parent], self.table[segments], segments >= 0, surface)
+        return self.table.thread(comment, parent, segments, surface)
+
+    def informativeness(self, vocabulary: int) -> torch.Tensor:
+        """Inverse document frequency (V,) of every token over the texts (Spärck Jones 1972), at most that of two texts."""
+        texts = torch.repeat_interleave(torch.arange(len(self.table.lengths)), self.table.lengths)
+        pairs = torch.unique(torch.stack([texts, self.table.ids[:-1]]), dim=1)
+        frequency = torch.bincount(pairs[1], minlength=vocabulary)[:vocabulary].clamp(min=2)
+        return torch.log((len(self.table.lengths) + 1) / frequency.float())
 
 
 def fit_head(
@@ -152,8 +163,8 @@ def answer(head: Head, vectors: Vectors) -> np.ndarray:
     head.eval()
     parts = [np.zeros((0, 4))]
     with torch.inference_mode():
-        for start in range(0, len(vectors.comment), 1024):
-            part = vectors.only(np.arange(start, min(start + 1024, len(vectors.comment))))
+        for start in range(0, len(vectors.comment), BATCH):
+            part = vectors.only(np.arange(start, min(start + BATCH, len(vectors.comment))))
             logits, _ = head(part.thread(part.comment, part.parent, part.segments, part.surface))
             parts.append(chain(logits.double()).numpy())
     return np.concatenate(parts)

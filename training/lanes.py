@@ -33,10 +33,8 @@ THREADS = Path(data.__file__).parent / "threads"
 REPLAY, REPLAY_WEIGHT = 1500, 0.5
 #: Of these, those that every fold replays: enough to keep a head from forgetting for as long as a fold lasts.
 FOLD_REPLAY = 500
-#: Passes and rate of the fast lane; the head starts from the champion's. What compares (query, key) stays as it is: to
-#: train it along takes eight times as long and belongs to the full lane.
+#: Passes and rate of the fast lane; the head starts from the champion's.
 EPOCHS, FOLD_EPOCHS, RATE = 5, 4, 1e-3
-_FROZEN = ("query", "key", "log_sharpness")
 #: Parts into which the decisions are split, by thread, for probabilities that nobody trained on.
 FOLDS = 5
 
@@ -162,8 +160,6 @@ class FastLane:
     def fit(self, rows: np.ndarray, epochs: int, stage: str) -> Head:
         """The champion's head, fitted on the examples with these indices (the rows first, then the replay)."""
         head = copy.deepcopy(self.champion.head).cpu()
-        for name, parameter in head.named_parameters():
-            parameter.requires_grad_(name.split(".")[0] not in _FROZEN)
         fit_head(
             head,
             self.vectors.only(rows),

@@ -1,0 +1,90 @@
+"""The head and the table that lays threads out for it, on vectors made for the purpose."""
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from moderation.network import CLOSEST, N_SIMILARITIES, Head, Table, chain
+
+WIDTH, SURFACE, VOCABULARY = 12, 4, 50
+
+
+@pytest.fixture
+def table():
+    """Six texts of 3, 1, 9, 4, 0 and 5 tokens; text 4 has none (a comment of special tokens only)."""
+    torch.manual_seed(0)
+    lengths = torch.tensor([3, 1, 9, 4, 0, 5])
+    total = int(lengths.sum())
+    vectors = normalize(torch.randn(6, WIDTH), dim=-1), normalize(torch.randn(total, WIDTH), dim=-1)
+    return Table(*vectors, torch.randint(0, VOCABULARY, (total,)), lengths)
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(1)
+    head = Head(WIDTH, SURFACE, VOCABULARY).eval()
+    torch.nn.init.normal_(head.trend.weight)
+    return head
+
+
+def judge(head, table, comment, parent, segments):
+    longest = max(map(len, segments))
+    grid = torch.tensor([row + [-1] * (longest - len(row)) for row in segments])
+    surface = torch.full((len(comment), SURFACE), 0.5)
+    with torch.no_grad():
+        return head(table.thread(torch.tensor(comment), torch.tensor(parent), grid, surface))
+
+
+def test_a_comment_is_judged_the_same_alone_and_beside_longer_neighbours(head, table):
+    rows = [(0, -1, [1]), (2, 3, [1, 0, 5, 3, 2]), (3, -1, []), (1, 2, []), (4, 0, [5])]
+    together, _ = judge(head, table, *map(list, zip(*rows, strict=True)))
+    for number, (comment, parent, segments) in enumerate(rows):
+        alone, _ = judge(head, table, [comment], [parent], [segments or [-1]])
+        assert torch.allclose(alone[0], together[number], atol=1e-5)
+
+
+def test_whatever_is_missing_the_answer_is_a_probability(head, table):
+    logits, _ = judge(head, table, [4, 0, 4], [-1, -1, 4], [[-1], [-1], [4, 4]])
+    assert torch.isfinite(logits).all()
+    assert torch.allclose(chain(logits.double()).exp().sum(-1), torch.ones(3, dtype=torch.double))
+
+
+def test_the_title_and_the_closest_sentences_meet_the_comment_token_by_token(table):
+    comment, segments = 2, [5, 0, 1, 3, 4]
+    thread = table.thread(torch.tensor([comment]), torch.tensor([-1]), torch.tensor([segments]), torch.zeros(1, SURFACE))
+    similarity = table.pooled[segments[1:]] @ table.pooled[comment]
+    expected = [5, *(segments[1 + place] for place in similarity.topk(CLOSEST).indices)]
+    assert thread.article_tokens.ids.shape[1] == 1 + CLOSEST
+    for place, text in enumerate(expected):
+        length = int(table.lengths[text])
+        ids = thread.article_tokens.ids[0, place]
+        assert ids[:length].tolist() == table.ids[int(table.starts[text]) :][:length].tolist()
+        assert (ids[length:] == -1).all()
+
+
+def test_a_name_that_comment_and_article_share_brings_them_nearer():
+    """The pooled vectors are equally far; only a token of the comment recurs in the title."""
+    same, other = torch.eye(WIDTH)[0], torch.eye(WIDTH)[1:5]
+    pooled = normalize(torch.ones(3, WIDTH), dim=-1)
+    tokens = torch.stack([same, other[0], same, other[1], other[2], other[3]])
+    table = Table(pooled, tokens, torch.arange(6), torch.tensor([2, 2, 2]))
+    head = Head(WIDTH, SURFACE, VOCABULARY)
+    thread = table.thread(torch.tensor([0, 0]), torch.tensor([-1, -1]), torch.tensor([[1], [2]]), torch.zeros(2, SURFACE))
+    similarities, _, nearness = head._compare(thread)
+    assert similarities.shape == (2, N_SIMILARITIES) and nearness[0] == nearness[1]
+    covered = similarities[:, 5]
+    assert covered[0] > covered[1]
+    head.informativeness[0] = 9.0  # the shared token is the rare one
+    assert head._compare(thread)[0][0, 5] > covered[0]
+
+
+def test_a_parent_vouches_for_its_answer_only_as_far_as_it_is_near_the_article():
+    axes = torch.eye(WIDTH)
+    comment = normalize(axes[0] + 0.1 * axes[1], dim=0)
+    pooled = torch.stack(
+        [comment, axes[0], axes[5], normalize(axes[0] + axes[5], dim=0)]
+    )  # comment, stray parent, article, near parent
+    table = Table(pooled, pooled, torch.arange(4), torch.ones(4, dtype=torch.long))
+    thread = table.thread(torch.tensor([0, 0]), torch.tensor([1, 3]), torch.tensor([[2], [2]]), torch.zeros(2, SURFACE))
+    nearness = Head(WIDTH, SURFACE, VOCABULARY)._compare(thread)[2]
+    assert nearness[1] > nearness[0] + 0.3
