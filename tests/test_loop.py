@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -334,24 +335,28 @@ def test_the_full_lane_continues_the_adapter_and_resumes_after_a_kill(site, regi
 
 
 def test_the_commands_list_train_promote_and_take_back(site, registry, small_threads, command):
+    def say(*arguments):
+        done = command(*arguments)
+        return SimpleNamespace(returncode=done.returncode, stdout=done.stdout.decode(), stderr=done.stderr.decode())
+
     first = registry.champion()
     registry.folder = registry.folder.absolute()
-    assert "is the champion" in command("models").stdout
+    assert "is the champion" in say("models").stdout
     site.decide(site.open()[:250])
     database = ["--database", site.store.database.url.database]
-    done = command("train", "--from-store", "--threads", small_threads, *database)
+    done = say("train", "--from-store", "--threads", small_threads, *database)
     assert done.returncode == 0, done.stderr
     assert "Champion and challenger" in done.stdout and "macro-F1" in done.stdout and "promote it: " in done.stdout
     version = next(one.version for one in registry.versions() if not one.champion and not one.shipped)
-    listed = command("models", "list").stdout
+    listed = say("models", "list").stdout
     assert version in listed and first in listed
-    assert "every file is what its SHA-256 says" in command("models", "show", version).stdout
-    promoted = command("models", "promote", version, *database)
+    assert "every file is what its SHA-256 says" in say("models", "show", version).stdout
+    promoted = say("models", "promote", version, *database)
     assert promoted.returncode == 0, promoted.stderr
     assert f"{version} is champion" in promoted.stdout and "undecided comments were judged anew" in promoted.stdout
-    assert f"{first} is champion" in command("models", "rollback", *database).stdout
-    assert "no drift" in command("models", "drift", *database).stdout
-    wrong = command("models", "promote", "nonsense", *database)
+    assert f"{first} is champion" in say("models", "rollback", *database).stdout
+    assert "no drift" in say("models", "drift", *database).stdout
+    wrong = say("models", "promote", "nonsense", *database)
     assert wrong.returncode == 2 and wrong.stderr.startswith("moderation: ") and len(wrong.stderr.splitlines()) == 1
-    assert "name the version" in command("models", "show").stderr
-    assert "belong to --from-store" in command("train", "--full").stderr
+    assert "name the version" in say("models", "show").stderr
+    assert "belong to --from-store" in say("train", "--full").stderr

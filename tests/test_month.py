@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import pytest
 from conftest import ROOT
@@ -16,6 +17,7 @@ pytest_plugins = ["learning"]
 def month():
     spec = importlib.util.spec_from_file_location("month", ROOT / "benchmarks" / "month.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 

@@ -48,7 +48,7 @@ def test_the_mix_is_as_described(rows):
     assert all(labels[label] / len(rows) > 0.1 for label in LABELS)
     off_topic = [row for row in rows if row["label"] == "off-topic"]
     assert sum(row["slice"] == "near" for row in off_topic) >= 0.4 * len(off_topic)
-    assert sum(bool(row["parent_id"]) for row in rows) >= 0.24 * len(rows)
+    assert sum(bool(row["parent_id"]) for row in rows) >= 0.25 * len(rows)
     lengths = sorted(len(row["comment_text"].split()) for row in rows)
     assert lengths[0] == 1 and 20 <= lengths[len(lengths) // 2] <= 45 and max(len(row["comment_text"]) for row in rows) <= 1500
 

@@ -34,7 +34,7 @@ REPLAY, REPLAY_WEIGHT = 1500, 0.5
 #: Of these, those that every fold replays: enough to keep a head from forgetting for as long as a fold lasts.
 FOLD_REPLAY = 500
 #: Passes and rate of the fast lane; the head starts from the champion's.
-EPOCHS, FOLD_EPOCHS, RATE = 5, 4, 1e-3
+EPOCHS, FOLD_EPOCHS, RATE = 5, 4, 5e-3
 #: Parts into which the decisions are split, by thread, for probabilities that nobody trained on.
 FOLDS = 5
 
