@@ -8,6 +8,7 @@
     render.py   the only place that turns text of strangers into HTML
     plots.py    bars, shares and tables as HTML
     queue.py    the tab in which comments are decided, and its routes
+    card.py     one comment as a moderator sees it
     bulk.py     the tab in which many are decided in one step
     policy.py   the tab of thresholds, their effect, versions and shadow mode
     learning.py the tab that trains from the decisions, compares, promotes and rolls back

@@ -18,6 +18,7 @@ from starlette.requests import HTTPConnection
 
 from moderation import Comment, Moderator, UserError
 from moderation.explain import Span, attribute
+from moderation.reason import UNSUPPORTED_LANGUAGE
 from moderation.registry import Champion
 from moderation.store import Item, PolicyVersion, Store, User
 
@@ -72,8 +73,11 @@ class Desk:
         return self._model.current()
 
     def why(self, item: Item) -> list[Span]:
-        """The words that spoke for the model's label; a second or so for the first time, kept for the next."""
-        if item.verdict is None:
+        """The words that spoke for the model's label; a second or so for the first time, kept for the next.
+
+        In a language that the model does not know no word spoke for anything.
+        """
+        if not _explicable(item):
             return []
         key = _question(item)
         with self._explaining:  # one at a time, or explanations would take the processor from the decisions
@@ -85,7 +89,7 @@ class Desk:
 
     def known_why(self, item: Item) -> list[Span] | None:
         """The same where it is known already, else None; takes no time."""
-        return [] if item.verdict is None else self._why.get(_question(item))
+        return self._why.get(_question(item)) if _explicable(item) else []
 
     @property
     def sites(self) -> list[str]:
@@ -127,6 +131,10 @@ class Desk:
         if not user.may(role):
             raise gr.Error(f"This needs the role {role}; yours is {user.role}.", title="Not allowed")
         return user
+
+
+def _explicable(item: Item) -> bool:
+    return item.verdict is not None and item.verdict.reason != UNSUPPORTED_LANGUAGE
 
 
 def _question(item: Item) -> tuple[Comment, str, str]:

@@ -104,7 +104,7 @@ def routes(desk: "Desk") -> APIRouter:
     router = APIRouter(prefix="/desk/queue")
     queue, decisions = desk.store.queue, desk.store.decisions
 
-    def shown(item: Item, spans: bool = False) -> dict:
+    def shown(item: Item) -> dict:
         """One comment for the page."""
         around = queue.thread(item.id, 6) if item.comment.comment_id or item.comment.parent_id else []
         copies = queue.duplicates(item.id, 20) if item.copies > 1 else []

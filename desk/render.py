@@ -116,9 +116,10 @@ def hidden_kinds(value: str) -> list[str]:
     pieces = reveal(value[:SHOWN])
     found = Counter(piece.kind for piece in pieces if piece.kind)
     said = []
-    for kind, what in (("hidden", "invisible character"), ("bidi", "sign that turns the direction of reading")):
-        if count := found[kind]:
-            said.append(f"{count:,} {what}{'s' * (count > 1)}")
+    if count := found["hidden"]:
+        said.append(f"{count:,} invisible character{'s' * (count > 1)}")
+    if count := found["bidi"]:
+        said.append(f"{count:,} sign{'s' * (count > 1)} turning the direction of reading")
     for kind, what in (("lookalike", "letters of another script that look Latin"), ("styled", "letters dressed up as symbols")):
         if found[kind]:
             letters = " ".join(dict.fromkeys(piece.meaning for piece in pieces if piece.kind == kind))

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 import uvicorn
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Form
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from markupsafe import escape
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,8 +42,8 @@ _GRADIO = re.compile(
 _OWN = re.compile(r"/desk/.+")
 #: Bytes that a request may have; an upload more (`Settings.upload`).
 _BODY = 2 * 2**20
-#: Headers that only a proxy of ours may set.
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip")
+#: A host that a Content-Security-Policy can name.
+_HOST = re.compile(r"[A-Za-z0-9.-]+(?::\d{1,5})?")
 
 
 class Guard:
@@ -79,6 +79,8 @@ class Guard:
         if scope.get("client") and scope["client"][0] in settings.proxies:
             if forwarded := headers.get("x-forwarded-for"):
                 scope["client"] = (forwarded.split(",")[-1].strip()[:64], 0)
+            if host := headers.get("x-forwarded-host", "").split(",")[-1].strip():
+                headers["host"] = host
             if headers.get("x-forwarded-proto", "").split(",")[-1].strip() == "https":
                 scope["scheme"] = "https"
         elif settings.sso_header:
@@ -138,7 +140,7 @@ class Guard:
         async def wrapped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["content-security-policy"] = _policy(nonce)
+                headers["content-security-policy"] = _policy(nonce, Headers(scope=scope).get("host", ""))
                 headers["x-content-type-options"] = "nosniff"
                 headers["x-frame-options"] = "DENY"
                 headers["referrer-policy"] = "same-origin"  # with "no-referrer" a form's Origin would be "null"
@@ -168,13 +170,15 @@ _HEAD = """
 """
 
 
-def _policy(nonce: str) -> str:
-    """The Content-Security-Policy: only scripts with this answer's nonce and what they load; nothing from elsewhere.
+def _policy(nonce: str, host: str) -> str:
+    """The Content-Security-Policy: scripts with this answer's nonce or from the folders of scripts; nothing from elsewhere.
 
-    'unsafe-eval' is for Gradio's templates, inline styles for its components. No inline handler and no inline script runs.
+    'unsafe-eval' is for Gradio's templates, inline styles for its components. No inline handler and no inline script runs, and
+    what was uploaded is no script ('self' would take it for one).
     """
+    own = " ".join(f"{host}/{folder}/" for folder in ("assets", "static", "desk/static")) if _HOST.fullmatch(host) else "'self'"
     return (
-        f"default-src 'none'; script-src 'nonce-{nonce}' 'strict-dynamic' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        f"default-src 'none'; script-src {own} 'nonce-{nonce}' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; media-src 'self' blob:; worker-src 'self' blob:; "
         "manifest-src 'self'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
     )
@@ -203,12 +207,18 @@ def make(desk: Desk) -> ASGIApp:
             return RedirectResponse("/", 303)
         return _login_page(desk)
 
+    # A password takes 64 MiB to check; a crowd of guessers gets no more than two of them at once.
+    checks = CapacityLimiter(2)
+
     @app.post("/login", response_class=HTMLResponse)
-    def login(request: Request, name: str = Form("", max_length=200), password: str = Form("", max_length=2000)) -> Response:
+    async def login(
+        request: Request, name: str = Form("", max_length=200), password: str = Form("", max_length=2000)
+    ) -> Response:
         people = desk.store.people
         try:
-            user = people.verify(name.strip(), password, request.client.host if request.client else "")
-            token = people.start_session(user.name, desk.settings.session)
+            address = request.client.host if request.client else ""
+            user = await to_thread.run_sync(people.verify, name.strip(), password, address, limiter=checks)
+            token = await to_thread.run_sync(people.start_session, user.name, desk.settings.session)
         except LoginRefused as error:
             page = _login_page(desk, str(error), name, 429 if error.wait else 401)
             if error.wait:

@@ -107,3 +107,51 @@ def test_a_logout_ends_the_session_everywhere(closed_desk):
     assert again.get("/").status_code == 200
     client.post("/logout")
     assert again.get("/config").status_code == 401
+
+
+@pytest.fixture
+def users(tmp_path):
+    """A store with a user of each role."""
+    path = tmp_path / "desk.db"
+    with Store(path) as store:
+        for name, role in (("ada@example.org", "admin"), ("mo@example.org", "moderator")):
+            store.people.add(name, PASSWORD, role)
+        store.people.disable("mo@example.org")
+    return path
+
+
+def test_a_proxys_header_logs_in_whom_it_names(users, desk_here):
+    server = desk_here(users, sso_header="x-forwarded-email", proxies=("127.0.0.1",))
+    assert httpx.get(f"{server.url}/desk/me", headers={"x-forwarded-email": "ada@example.org"}).json()["role"] == "admin"
+    for headers in ({}, {"x-forwarded-email": "nobody@example.org"}, {"x-forwarded-email": "mo@example.org"}):
+        assert httpx.get(f"{server.url}/desk/me", headers=headers).status_code == 401, headers
+        assert httpx.post(f"{server.url}/gradio_api/queue/join", json={}, headers=headers).status_code == 401
+
+
+def test_the_same_header_from_anywhere_else_says_nothing(users, desk_here):
+    server = desk_here(users, sso_header="x-forwarded-email", proxies=("203.0.113.7",))
+    headers = {"x-forwarded-email": "ada@example.org", "x-forwarded-for": "203.0.113.7"}
+    assert httpx.get(f"{server.url}/desk/me", headers=headers).status_code == 401
+
+
+def test_behind_a_proxy_with_https_the_cookie_is_for_https_only(users, desk_here):
+    server = desk_here(users, proxies=("127.0.0.1",))
+    form = {"name": "ada@example.org", "password": PASSWORD}
+    headers = {"x-forwarded-proto": "https", "x-forwarded-host": "desk.example", "origin": "https://desk.example"}
+    answer = httpx.post(f"{server.url}/login", data=form, headers=headers)
+    assert answer.status_code == 303 and "strict-transport-security" in answer.headers
+    assert "desk.example/assets/" in answer.headers["content-security-policy"]
+    cookie = answer.headers["set-cookie"]
+    assert all(part in cookie for part in ("; Secure", "; HttpOnly", "; SameSite=strict")), cookie
+    assert "Secure" not in httpx.post(f"{desk_here(users).url}/login", data=form).headers["set-cookie"]
+
+
+def test_guesses_are_counted_by_the_address_that_the_proxy_names(users, desk_here):
+    server = desk_here(users, proxies=("127.0.0.1",))
+
+    def guess(address):
+        form = {"name": "ada@example.org", "password": "wrong password"}
+        return httpx.post(f"{server.url}/login", data=form, headers={"x-forwarded-for": f"spoofed, {address}"}).status_code
+
+    assert [guess("203.0.113.1") for _ in range(6)] == [401] * 5 + [429]
+    assert guess("203.0.113.2") == 401

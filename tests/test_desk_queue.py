@@ -416,6 +416,20 @@ def test_a_skipped_comment_goes_to_somebody_else(desk, visit):
     assert shown(bob) == number
 
 
+def test_what_was_skipped_comes_back_when_nothing_else_is_left(desk, visit):
+    page = visit(desk(3))
+    order = [shown(page)]
+    press(page, "s")
+    order.append(shown(page))
+    press(page, "s")
+    press(page, "1")
+    expect(page.locator("#q-stage")).to_have_attribute("data-id", str(order[0]))
+    press(page, "2")
+    assert shown(page) == order[1]
+    press(page, "3")
+    expect(page.locator(".empty h2")).to_have_text("All done")
+
+
 def test_a_second_opinion_is_asked_for_blind(desk, visit):
     server = desk(3)
     with Store(server.store) as store:
@@ -466,7 +480,7 @@ def test_why_article_thread_and_copies_are_shown(desk, visit):
     expect(page.locator(".answered h4")).to_contain_text("It answers Ines")
     expect(page.locator(".context .nearest")).to_contain_text("similarity")
     page.locator("[name=text]").fill("credit")
-    expect(page.locator(".hiding")).to_contain_text("1 invisible character; 1 sign that turns the direction")
+    expect(page.locator(".hiding")).to_contain_text("1 invisible character; 1 sign turning the direction")
     assert page.locator(".said .hid").count() == 2 and page.locator(".said .alike").count() == 1
     assert "\u202e" not in page.content() and "\u200b" not in page.locator(".said").inner_text()
     page.locator("[name=text]").fill("پل")

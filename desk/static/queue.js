@@ -74,7 +74,8 @@
       $("q-agree").textContent = entry.model ? `: ${CALLED[entry.model]}` : "";
       const near = holder.querySelector(".nearest");
       const box = holder.querySelector(".context");
-      if (near && box) box.scrollTop += near.getBoundingClientRect().top - box.getBoundingClientRect().top - box.clientHeight / 3;
+      const below = near && box ? near.getBoundingClientRect().bottom - box.getBoundingClientRect().bottom + 16 : 0;
+      if (below > 0 && box.scrollHeight > box.clientHeight) box.scrollTop += below;
       scrollTo({ top: 0 });
     }
     if (!entry) delete stage.dataset.id;
@@ -172,7 +173,9 @@
     fetching = true;
     const asked = round;
     const release = unwanted.splice(0);
-    const have = trail.slice(-900).map((one) => one.id);
+    // What was skipped is wanted again only when nothing else is left.
+    const left = trail.some((one, place) => one.state === "open" && place >= at) || outbox.length > 0;
+    const have = trail.filter((one) => left || one.state !== "skipped").slice(-900).map((one) => one.id);
     let pause = 0;
     try {
       const got = await post("next", { choice, n: trail.length > at ? AHEAD : 2, have, after, release });
@@ -190,6 +193,12 @@
   }
 
   function take(got) {
+    const back = new Set(got.items.map((one) => one.id));
+    trail = trail.filter((one, place) => {
+      const again = one.state === "skipped" && back.has(one.id);
+      if (again && place < at) at -= 1;
+      return !again;
+    });
     const known = new Set(trail.map((one) => one.id));
     const fresh = got.items.filter((one) => !known.has(one.id)).map(entryOf);
     const blank = !current();
@@ -272,6 +281,7 @@
     let to = at + 1;
     if (toOpen) while (to < trail.length && trail[to].state !== "open") to += 1;
     at = Math.min(to, trail.length);
+    if (!current() && trail.some((one) => one.state === "skipped")) ended = false;
     show();
     if (trail.length - at <= AHEAD) more();
   }
@@ -312,6 +322,7 @@
     }
     sending = false;
     if (!$("q-notice").hidden && $("q-notice").classList.contains("lost")) notice("");
+    if (!current() && trail.some((one) => one.state === "skipped")) { ended = false; more(); }
     clearTimeout(counts.soon);
     counts.soon = setTimeout(counts, 1200);
   }
