@@ -124,6 +124,7 @@
 
   function buttons() {
     const entry = current();
+    root.dataset.ahead = Math.max(0, trail.length - at - 1);
     for (const button of root.querySelectorAll(".bar-bottom [data-label]")) {
       button.disabled = !entry;
       button.setAttribute("aria-pressed", String(entry?.mine === button.dataset.label));
@@ -238,8 +239,10 @@
 
   // ---- pressing ----------------------------------------------------------------------------------------------------
 
+  // By the time of the press itself: one that the browser handles late was meant for the comment before.
+  let pressedAt = 0;
   function tooFast() {
-    if (performance.now() - shownAt >= DWELL) return false;
+    if (pressedAt - shownAt >= DWELL) return false;
     last("Too fast: not counted");
     return true;
   }
@@ -535,6 +538,7 @@
     const open = $("q-help").open;
     if (!key || (open && key !== "?") || (target.closest("dialog") && !open)) return;
     event.preventDefault();
+    pressedAt = event.timeStamp;
     if (/^[1-4]$/.test(key)) decide(LABELS[key - 1]);
     else DO[KEYS[key]]?.();
   }
@@ -586,6 +590,7 @@
       for (const chip of form.querySelectorAll(".chips [aria-pressed]")) chip.setAttribute("aria-pressed", "false");
       changed();
     });
+    root.addEventListener("click", (event) => { pressedAt = event.timeStamp; }, true);
     for (const button of root.querySelectorAll("[data-label]")) button.addEventListener("click", () => decide(button.dataset.label));
     for (const button of root.querySelectorAll("[data-do]")) button.addEventListener("click", () => DO[button.dataset.do]());
     $("q-note").addEventListener("input", () => { if (current()) current().note = $("q-note").value; });
