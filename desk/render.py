@@ -37,7 +37,7 @@ def tag(name: str, *content: object, **attributes: object) -> Markup:
     Attributes are written as Python allows (`class_`, `aria_label`); None and False leave one out, True gives it no value.
     Elements and attributes that could fetch or run something do not exist here.
     """
-    if name not in _NAMES | _VOID:
+    if name not in _NAMES and name not in _VOID:
         raise ValueError(f"no element {name!r} is made here")
     parts = []
     for key, value in attributes.items():
@@ -47,14 +47,14 @@ def tag(name: str, *content: object, **attributes: object) -> Markup:
             raise ValueError(f"no attribute {key!r} is made here")
         if value is None or value is False:
             continue
-        parts.append(Markup(" ") + key if value is True else Markup(' {}="{}"').format(Markup(key), str(value)))
-    opening = Markup("<{}{}>").format(Markup(name), Markup("").join(parts))
-    return opening if name in _VOID else opening + join(content) + Markup("</{}>").format(Markup(name))
+        parts.append(f" {key}" if value is True else f' {key}="{escape(str(value))}"')
+    opening = f"<{name}{''.join(parts)}>"
+    return Markup(opening if name in _VOID else f"{opening}{join(content)}</{name}>")
 
 
 def join(pieces: Iterable[object]) -> Markup:
     """Pieces one after the other; what is not Markup is escaped."""
-    return Markup("").join(piece if isinstance(piece, Markup) else escape(str(piece)) for piece in pieces)
+    return Markup("".join([str.__str__(piece if isinstance(piece, Markup) else escape(str(piece))) for piece in pieces]))
 
 
 def text(value: object) -> Markup:

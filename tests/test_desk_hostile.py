@@ -70,7 +70,7 @@ def enter(page, server):
     page.get_by_label("Name").fill("ada")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Log in").click()
-    expect(page.locator("#q-stage .card")).to_be_visible(timeout=20_000)
+    expect(page.locator("#q-stage .card")).to_be_visible(timeout=60_000)
 
 
 def unharmed(page):

@@ -80,7 +80,7 @@ def test_nothing_scrolls_sideways_and_the_keys_are_in_view(server, browser, size
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=theme)
     page = context.new_page()
     page.goto(server.url)
-    expect(page.locator("#q-stage .card")).to_be_visible(timeout=20_000)
+    expect(page.locator("#q-stage .card")).to_be_visible(timeout=60_000)
     page.locator("#q-tour-done").click()
     page.locator("#q-more").click()
     for _ in range(2):
@@ -98,7 +98,7 @@ def test_nothing_scrolls_sideways_and_the_keys_are_in_view(server, browser, size
 def test_everything_can_be_reached_by_keyboard(server, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.goto(server.url)
-    expect(page.locator("#q-stage .card")).to_be_visible(timeout=20_000)
+    expect(page.locator("#q-stage .card")).to_be_visible(timeout=60_000)
     reached = set()
     for _ in range(60):
         page.keyboard.press("Tab")
