@@ -17,7 +17,7 @@
   let root = null;
   let choice = {};         // the filter and order, as `read` gives them
   let trail = [];         // {id, seen, label, model, html, state, note, shownFor}
-  let at = -1;
+  let at = 0;
   let shownAt = 0;        // when the comment on the screen appeared
   let outbox = [];        // what has not been answered yet, in order
   let sending = false;
