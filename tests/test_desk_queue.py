@@ -94,7 +94,8 @@ def ready(page):
 
 
 def shown(page):
-    """The number of the comment on the screen."""
+    """The number of the comment on the screen; waits for one where the server is slower than the keys."""
+    expect(page.locator("#q-stage")).to_have_attribute("data-id", re.compile("[0-9]+"))
     return int(page.locator("#q-stage").get_attribute("data-id"))
 
 
