@@ -62,6 +62,7 @@
     const entry = current();
     stage.replaceChildren();
     shownAt = performance.now();
+    stage.dataset.shown = shownAt;
     if (!entry) {
       stage.append(empty());
       $("q-agree").textContent = "";
