@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 #: Who may use this tab.
 ROLE = "lead"
 #: Seconds between two looks at a training.
-_LOOK = 1.0
+_LOOK = 2.0
 
 
 def tab(desk: Desk) -> gr.Tab:

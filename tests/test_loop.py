@@ -297,7 +297,7 @@ def test_killed_in_the_middle_of_training(site, registry, small_threads):
     run.wait()
     assert (registry.changes(), [one.version for one in registry.versions()]) == before
     assert loop.status(registry)["running"] is False, "a killed process holds no lock"
-    assert train(site, small_threads).version and not (registry.folder / "work").exists()
+    assert train(site, small_threads).version and not list((registry.folder / "work").iterdir())
 
 
 def test_the_disk_is_full(site, registry, small_threads):
@@ -311,12 +311,21 @@ def test_the_disk_is_full(site, registry, small_threads):
 
 
 @pytest.mark.slow
-def test_the_full_lane_continues_the_adapter_and_resumes_after_a_kill(site, registry, small_threads):
+def test_the_full_lane_continues_the_adapter_and_goes_on_after_a_kill(site, registry, small_threads):
     site.decide(site.open()[:200])
+    run = begin(site, small_threads, "full")
+    for line in run.stdout:
+        if line.startswith("training"):
+            break
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    frozen = [path.name for path in (registry.folder / "data").iterdir()]
     run = begin(site, small_threads, "full")
     seen = list(run.stdout)
     run.wait()
     assert run.returncode == 0, seen[-5:]
+    assert not any(line.startswith("looking for label errors") for line in seen), "what was found before the kill still holds"
+    assert [path.name for path in (registry.folder / "data").iterdir()] == frozen
     version = seen[-1].split()[1]
     manifest = json.loads((registry.verified(version) / "manifest.json").read_text())
     assert manifest["continues"] == registry.champion()

@@ -29,14 +29,15 @@ from training.versions import Row
 
 #: Our own labelled threads: replayed while learning, and the test split on which nothing may be lost.
 THREADS = Path(data.__file__).parent / "threads"
-#: Rows of our threads that the fast lane replays, and the weight of each beside a decision's 1.
-REPLAY, REPLAY_WEIGHT = 1500, 0.5
+#: Rows of our threads that the fast lane replays, and the weight of each beside a decision's 1. Whole threads are taken: most
+#: of what has to be encoded are the sentences of their articles.
+REPLAY, REPLAY_WEIGHT = 1000, 0.5
 #: Of these, those that every fold replays: enough to keep a head from forgetting for as long as a fold lasts.
-FOLD_REPLAY = 500
+FOLD_REPLAY = 400
 #: Passes and rate of the fast lane; the head starts from the champion's.
-EPOCHS, FOLD_EPOCHS, RATE = 5, 4, 5e-3
+EPOCHS, FOLD_EPOCHS, RATE = 5, 3, 5e-3
 #: Parts into which the decisions are split, by thread, for probabilities that nobody trained on.
-FOLDS = 5
+FOLDS = 4
 
 Report = Callable[[str, int, int, float], None]
 
@@ -66,11 +67,17 @@ def recipe_of(manifest: Mapping) -> Recipe:
 
 
 def replay(threads: Path, count: int | None, weight: float, seed: int = 1) -> list[Example]:
-    """Examples from our own training threads, `count` of them at random or all."""
-    rows = read_threads(threads, "train")
-    if count is not None:
-        rows = random.Random(seed).sample(rows, min(count, len(rows)))
-    return labelled(rows, "threads", weight)
+    """Examples from our own training threads: whole threads at random until there are `count`, or all."""
+    return labelled(_some_threads(read_threads(threads, "train"), count, seed), "threads", weight)
+
+
+def _some_threads(rows: list[dict[str, str]], count: int | None, seed: int = 1) -> list[dict[str, str]]:
+    by_thread: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        by_thread.setdefault(row["article_id"], []).append(row)
+    order = sorted(by_thread)
+    random.Random(seed).shuffle(order)
+    return [row for name in order for row in by_thread[name]][:count]
 
 
 def folds(threads: Sequence[str], count: int = FOLDS) -> np.ndarray:
@@ -147,7 +154,7 @@ class FastLane:
         _add_lines(folder / "trained_on.txt", self.start / "trained_on.txt")
         labels = [row for row in keep if self.rows[row].label in LABELS]
         truth = np.array([LABELS.index(self.rows[row].label) for row in labels], dtype=int)
-        settled, known = _validation(self.threads, self.champion, head, limit=max(100, len(truth) // 2))
+        settled, known = validation(self.threads, self.champion, head, limit=min(250, max(100, len(truth) // 2)))
         constants = calibrate.vector_scaling(np.concatenate([guesses[labels], settled]), np.concatenate([truth, known]))
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         manifest |= {name: self.champion.manifest[name] for name in ("encoder", "encoding", "languages", "thresholds", "head")}
@@ -270,9 +277,9 @@ def _same_share(now: np.ndarray, then: np.ndarray, limit: float) -> float:
     return round(float(np.clip((ordered[count - 1] + ordered[count]) / 2, 0.0, 1.0)), 4)
 
 
-def _validation(threads: Path, champion: Moderator, head: Head, limit: int) -> tuple[np.ndarray, np.ndarray]:
+def validation(threads: Path, champion: Moderator, head: Head, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities and labels of some of our validation rows, to calibrate where a site has few decisions."""
-    rows = random.Random(1).sample(found := read_threads(threads, "validation"), min(limit, len(found)))
+    rows = _some_threads(read_threads(threads, "validation"), limit)
     examples = labelled(rows, "threads")
     return answer(head, Vectors(examples, champion.encoder)), np.array([LABELS.index(row["label"]) for row in rows])
 

@@ -36,7 +36,7 @@ from training.fit import seal
 from training.labelled import Labelled, slice_columns
 from training.lanes import THREADS, Challenger, FastLane, flagged, full_lane, refit_thresholds
 from training.report import SCORES, scores_csv
-from training.versions import STANDARD, Difference, Row, Rules, Version, freeze, gather, latest
+from training.versions import STANDARD, Difference, Row, Rules, Version, freeze, gather, latest, load
 
 #: Fewer decisions to train on than this teach nothing that could be told from noise.
 LEAST_TRAIN = 40
@@ -84,7 +84,7 @@ def exclusive(registry: Registry) -> Iterator[None]:
         handle = os.open(registry.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle)
         except OSError as error:
             who = os.pread(handle, 100, 0).decode("ascii", "replace").strip() or "another process"
             raise UserError(f"{registry.folder}: {who} is training; one at a time, wait for it to end") from error
@@ -93,6 +93,17 @@ def exclusive(registry: Registry) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Take the lock; whoever only looks whether it is held (`status`) has it for an instant, so a refusal is asked twice."""
+    for attempt in range(5):
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if attempt == 4:
+                raise
+            time.sleep(0.05)
 
 
 class Status:
@@ -131,10 +142,13 @@ def status(registry: Registry) -> dict | None:
     except (OSError, ValueError):
         return None
     try:
-        with exclusive(registry):
-            return state | {"running": False}
-    except UserError:
+        with (registry.folder / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return state | {"running": False}
+    except OSError:
         return state | {"running": True}
+    return state | {"running": False}
 
 
 def train(
@@ -189,17 +203,23 @@ def _train(store: Store, registry: Registry, lane: str, rules: Rules, tell: Stat
     work = registry.folder / "work"
     for old in work.glob("fast-*"):
         shutil.rmtree(old, ignore_errors=True)
-    candidates = [row for row in rows if row.use == "train"]
-    quick = FastLane(champion, start, candidates, tell, threads)
-    guesses = quick.out_of_fold()
-    held = [row for row in rows if row.use == "holdout"]
-    tell("looking for label errors", 0, len(held))
-    # The champion has not seen the holdout. Its rows are asked about but stay: only a person may change them.
-    doubts = _doubts([*candidates, *held], np.concatenate([np.exp(guesses), _predict(champion, [row.comment for row in held])]))
-    store.lessons.doubt({row.number: (row.decision, suggested, 1 - wrong) for row, suggested, wrong in doubts})
-    doubted = {row.number for row, _, _ in doubts if row.use == "train"}
-    rows = [replace(row, use="doubted") if row.number in doubted and row.use == "train" else row for row in rows]
-    data = freeze(rows, rules, registry.folder / "data")
+    begun = _begun(work, champion.version, rows) if lane == "full" else None
+    quick, doubts = None, []
+    if begun is not None:
+        data = load(registry.folder / "data" / begun)  # killed before: the same rows again, or the checkpoint would not fit
+    else:
+        candidates = [row for row in rows if row.use == "train"]
+        quick = FastLane(champion, start, candidates, tell, threads)
+        guesses = quick.out_of_fold()
+        held = [row for row in rows if row.use == "holdout"]
+        tell("looking for label errors", 0, len(held))
+        # The champion has not seen the holdout. Its rows are asked about but stay: only a person may change them.
+        probabilities = np.concatenate([np.exp(guesses), _predict(champion, [row.comment for row in held])])
+        doubts = _doubts([*candidates, *held], probabilities)
+        store.lessons.doubt({row.number: (row.decision, suggested, 1 - wrong) for row, suggested, wrong in doubts})
+        doubted = {row.number for row, _, _ in doubts if row.use == "train"}
+        fresh = [replace(row, use="doubted") if row.number in doubted and row.use == "train" else row for row in rows]
+        data = freeze(fresh, rules, registry.folder / "data")
     about = {"data": data.name, "lane": lane, "continues": champion.version, "difference": data.about["difference"]}
     sources = {
         "decisions": {
@@ -209,24 +229,45 @@ def _train(store: Store, registry: Registry, lane: str, rules: Rules, tell: Stat
             "version": data.name,
         }
     }
-    keep = [place for place, row in enumerate(candidates) if row.number not in doubted]
     with written(registry.folder):
         work.mkdir(parents=True, exist_ok=True)
         if lane == "fast":
+            keep = [place for place, row in enumerate(candidates) if row.number not in doubted]
             made = quick.write(keep, guesses, work / f"fast-{os.getpid()}", sources)
         else:
+            for old in work.glob("full-*"):
+                if not old.name.startswith(f"full-{champion.version}-{data.name}"):
+                    shutil.rmtree(old, ignore_errors=True)
+            write_whole(work / "full.json", json.dumps({"key": _key(champion.version, rows), "data": data.name}))
             folder = work / f"full-{champion.version}-{data.name}"
-            made = full_lane(champion, start, [candidates[place] for place in keep], folder, sources, tell, threads)
+            made = full_lane(champion, start, data.only("train"), folder, sources, tell, threads)
         judged = _judge(store, registry, champion, made, data, rules, tell, threads)
         manifest = json.loads((made.folder / "manifest.json").read_text(encoding="utf-8"))
         seal(made.folder, manifest | {"thresholds": judged["thresholds"], "learned": judged["learned"]})
         write_whole(made.folder / SCORES, scores_csv(judged["challenger"], judged.pop("scores")))
         write_whole(made.folder / "judgement.json", json.dumps(as_json(judged), indent=1, ensure_ascii=False) + "\n")
         version = registry.add(made.folder, about | {"outcome": judged["outcome"], "sentence": judged["sentence"]})
-    shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(made.folder, ignore_errors=True)
+    if lane == "full":
+        (work / "full.json").unlink(missing_ok=True)
     return Outcome(
         judged["outcome"], judged["sentence"], judged["needed"], version, data.name, _said(data), len(doubts), 0.0, judged["figures"]
     )  # fmt: skip
+
+
+def _key(champion: str, rows: Sequence[Row]) -> str:
+    """What a full training must have in common with one that was killed, to go on from its checkpoint."""
+    parts = [champion, sorted((row.number, row.decision) for row in rows)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _begun(work: Path, champion: str, rows: Sequence[Row]) -> str | None:
+    """The data version of a full training that was killed and had the same champion and decisions; None if there is none."""
+    try:
+        begun = json.loads((work / "full.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return begun["data"] if begun.get("key") == _key(champion, rows) else None
 
 
 def _too_few(rows: Sequence[Row]) -> Outcome | None:
