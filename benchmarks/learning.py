@@ -39,6 +39,8 @@ from training.versions import Row
 SIZES = (100, 200, 400, 800, 1600, 3200)
 SEEDS = (1, 2, 3)
 CACHE = Path("benchmarks/cache")
+#: Tokens of the base encoder's vocabulary.
+VOCABULARY = 30522
 
 
 def base_encoder() -> CachedEncoder:
@@ -46,20 +48,13 @@ def base_encoder() -> CachedEncoder:
     return CachedEncoder(Encoder(tokenizer, transformer), CACHE / "base.db")
 
 
-def new_head(width: int, seed: int) -> Head:
-    torch.manual_seed(seed)
-    head = Head(width, len(encoding.SURFACE))
-    for name in ("query", "key"):
-        getattr(head, name).requires_grad_(False)
-    return head
-
-
 def fitted(vectors: Vectors, examples, rows, seed: int) -> Head:
-    """A head from nothing on some of the examples; small sets get more passes, so that all get at least 150 steps."""
-    head = new_head(vectors.table.shape[1], seed)
-    epochs = max(4, round(150 / max(1, len(rows) / min(256, max(16, len(rows) // 16)))))
-    part = [examples[row] for row in rows]
-    fit_head(head, vectors.only(rows), part, epochs, 1e-3, 0.5, 0.35, 0.4, seed)
+    """A head from nothing on some of the examples; small sets get more passes, so that all get at least 100 steps."""
+    torch.manual_seed(seed)
+    head = Head(vectors.table.pooled.shape[1], len(encoding.SURFACE), VOCABULARY)
+    head.informativeness.copy_(vectors.informativeness(VOCABULARY))
+    epochs = max(4, round(100 / max(1, len(rows) / min(256, max(16, len(rows) // 16)))))
+    fit_head(head, vectors.only(rows), [examples[row] for row in rows], epochs, 2e-2, 0.5, 0.35, 0.4, seed)
     return head
 
 
@@ -97,7 +92,7 @@ def order(folder: Path) -> None:
     truth = np.array([LABELS.index(row["label"]) for row in pool])
     threads = [row["article_title"] or row["parent_text"][:80] for row in pool]
     vectors = Vectors(examples, encoder)
-    comment = vectors.table[vectors.comment].numpy()
+    comment = vectors.table.pooled[vectors.comment].numpy()
     tests = {}
     for name, rows in (("own test", read_threads(THREADS, "test")), ("gold-dev", corpora.rows("gold-dev", folder))):
         tests[name] = Vectors(labelled(rows, name), encoder), np.array([LABELS.index(row["label"]) for row in rows])
@@ -141,7 +136,7 @@ def adapt(folder: Path) -> None:
     home_vectors = Vectors(home_examples, encoder)
     manifest = {
         "version": "home", "encoder": DEFAULT_ENCODER, "encoding": encoding.ENCODING, "languages": ["en"], "thresholds": DEFAULT.to_table(),
-        "calibration": {"scale": [1.0] * 4, "bias": [0.0] * 4}, "head": {"hidden": 256, "dropout": 0.2}, "files": {}, "recipe": {"mix": asdict(Mix())},
+        "calibration": {"scale": [1.0] * 4, "bias": [0.0] * 4}, "head": {"vocabulary": VOCABULARY, "hidden": 64, "dropout": 0.2}, "files": {}, "recipe": {"mix": asdict(Mix())},
     }  # fmt: skip
     for seed in SEEDS:
         head = fitted(home_vectors, home_examples, list(range(len(home))), seed)
