@@ -206,3 +206,10 @@ def test_vector_scaling_mends_overconfidence_and_prior():
     loss = lambda p: -np.log(p[np.arange(len(truth)), truth]).mean()
     assert loss(mended) < 0.7 * loss(np.exp(log_probabilities))
     np.testing.assert_allclose(mended.mean(0), np.bincount(truth) / len(truth), atol=0.03)
+
+
+def test_what_is_told_apart_without_error_gets_no_probability_of_one():
+    truth = np.arange(200) % 4
+    constants = calibrate.vector_scaling(np.where(np.eye(4)[truth] == 1, -0.01, -9.0), truth)
+    scores = np.array([-0.01, -9.0, -9.0, -9.0]) * constants["scale"] + constants["bias"]
+    assert 0.95 < np.exp(scores[0]) / np.exp(scores).sum() < 0.999
