@@ -54,11 +54,12 @@ def find_encoder(name: str) -> str:
     return name
 
 
-def load_encoder(name: str, attention: str = "sdpa"):
+def load_encoder(name: str, attention: str | None = None):
     """Tokenizer and encoder (in evaluation mode) by package, folder or hub name.
 
     Args:
-        attention: implementation of attention; "sdpa" is the faster forwards, "eager" the faster backwards on a CPU.
+        attention: implementation of attention; by default the encoder's own choice, which is the fastest forwards, where it has
+            several ("sdpa"); "eager", which all have, is the faster backwards on a CPU.
 
     Raises:
         UserError: when nothing of that name can be loaded.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moderation import Article, Comment, Moderator, UserError
-from moderation.model import DEFAULT_MODEL
+from moderation.model import DEFAULT_ENCODER, DEFAULT_MODEL, Encoder, find_encoder, load_encoder
 from moderation.schema import LABELS
 
 BRIDGE = Article(
@@ -140,3 +140,14 @@ def test_a_lure_at_the_end_of_a_long_comment_is_read(moderator):
     assert baited.probabilities["spam"] > 10 * plain.probabilities["spam"]
     ids = moderator.encoder.tokenize([long + lure], 128)[0]
     assert len(ids) == 128 and ids[-1] == moderator.encoder.tokenizer.sep_token_id
+
+
+def test_an_encoder_of_another_family_loads_by_folder(tmp_path):
+    # MPNet has no fused attention in transformers: its family must not be asked for one.
+    from transformers import AutoTokenizer, MPNetConfig, MPNetModel
+
+    AutoTokenizer.from_pretrained(find_encoder(DEFAULT_ENCODER)).save_pretrained(tmp_path)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    MPNetModel(MPNetConfig(vocab_size=30522, **sizes)).save_pretrained(tmp_path)
+    vectors = Encoder(*load_encoder(str(tmp_path))).encode(["a bridge", "a pier"], 16)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
