@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from conftest import ROOT
 
 from data import corpora
 from moderation.model import Moderator, find_encoder
-from moderation.schema import LABELS, Comment, UserError
+from moderation.schema import LABELS, Article, Comment, UserError
 from training import calibrate
 from training.batches import Mix, mixed
 from training.examples import ANSWERS, group, labelled, weak
@@ -79,7 +80,10 @@ def test_a_trained_model_loads_and_has_learned_the_easy_classes(recipe, threads,
     assert {stage for stage, *_ in seen} == {"fitting the head", "training"}
     loaded = Moderator.from_pretrained(tmp_path / "model")
     assert loaded.version == model.version
-    spam, thin = loaded.predict([Comment("buy cheap pills 3 at www.shop9.example now"), Comment("nice !!!")])
+    article = Article(title="espresso gasket and boiler", text="A long text about espresso gasket and boiler. It goes on.")
+    spam, thin = loaded.predict(
+        [Comment("buy cheap pills 3 at www.shop9.example now", article=article), Comment("nice !!!", article=article)]
+    )
     assert (spam.label, thin.label) == ("spam", "low-effort")
 
 
@@ -140,6 +144,31 @@ def test_killed_in_the_middle_it_continues_and_arrives_at_the_same_model(recipe,
     comments = [Comment.from_row(row) for row in rows(12)]
     one, two = (Moderator.from_pretrained(tmp_path / name).predict_proba(comments) for name in ("killed", "whole"))
     np.testing.assert_allclose(one, two, atol=0.02)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_together_and_one_of_them_writes_it(recipe, threads, tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        f'encoder = "{recipe.encoder}"\nhead_epochs = 1\nepochs = 4\nrank = 4\nhidden = 32\ngold = 0.0\n[mix]\ngroups = 4\n'
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    train = ["moderation.cli", "train", "--recipe", path, "--threads", threads, "--out", tmp_path / "model"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, "-m", *map(str, train)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
+    steps = len((tmp_path / "model" / "loss.csv").read_text().splitlines()) - 1
+    # A step is a batch in either process, and what each counted was added up.
+    assert manifest["training"] == {"processes": 2, "batches": 2 * steps} and steps > 4
+    assert done.stderr.count("written to") == 1 and not (tmp_path / "model.training").exists()
+    [verdict] = Moderator.from_pretrained(tmp_path / "model").predict([Comment("nice !!!")])
+    assert verdict.model_version == manifest["version"]
 
 
 def test_moving_a_comment_makes_it_off_topic_only_if_it_was_on_topic():

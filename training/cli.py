@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -53,7 +54,8 @@ def train(
         chosen = dataclasses.replace(chosen, encoder=encoder)
     if seed is not None:
         chosen = dataclasses.replace(chosen, seed=seed)
-    console = Console(stderr=True)
+    # Of the processes that `torchrun` or `accelerate launch` numbers, the first speaks.
+    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
     material = gather(chosen, corpora, threads)
     for name, source in material.sources.items():
         console.print(f"  {name}: {source['used']:,} of {source['rows']:,} rows", highlight=False)
@@ -74,6 +76,8 @@ def train(
             bar.update(task, description=stage, completed=step, total=steps, loss=f"{mean:.3f}")
 
         moderator = fit(chosen, material, out, report)
+    if moderator is None:
+        return
     console.print(f"model {moderator.version} written to {out}")
     test = threads / "test.jsonl"
     if test.is_file():

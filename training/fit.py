@@ -1,6 +1,6 @@
 """`moderation train`: fit the adapter and the head, calibrate, and write a model directory.
 
-Runs on a CPU, on a GPU, or on several machines under `accelerate launch` without a change. A checkpoint is written as it
+Runs on a CPU, on a GPU, or on several machines under `torchrun` or `accelerate launch` without a change. A checkpoint is written as it
 goes; the same command after a `kill -9` continues from it.
 """
 
@@ -15,7 +15,7 @@ import random
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -170,8 +170,10 @@ def fit(
     out: Path,
     report: Callable[[str, int, int, float], None] = lambda stage, step, steps, loss: None,
     start: Path | None = None,
-) -> Moderator:
+) -> Moderator | None:
     """Train, calibrate and write a model directory at `out`; returns the loaded model.
+
+    Of several processes that train together the first writes and the others return None.
 
     Args:
         report: called after each step with the stage's name, the step, the number of steps and the loss.
@@ -179,11 +181,14 @@ def fit(
 
     A folder `out` + ".training" holds the checkpoint while it runs and is removed at the end.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.utils import set_seed
     from safetensors.torch import load_file
 
-    accelerator = Accelerator()
+    # Between processes, gradients are awaited of every parameter that trains, and the encoder's own pooling takes no part.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # Unless told that it is the processor that trains, processes without a GPU would train each for itself.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[ddp])
     set_seed(recipe.seed)
     tokenizer, transformer = load_encoder(recipe.encoder, attention="eager")
     encoder = Encoder(tokenizer, transformer.to(accelerator.device))
@@ -191,10 +196,11 @@ def fit(
     neighbours = nearest_groups(groups, encoder)
     head = Head(encoder.width, len(encoding.SURFACE), len(tokenizer), recipe.hidden, recipe.dropout)
     checkpoint = out.with_name(out.name + ".training")
-    identity = _identity(recipe, material)
+    identity = _identity(recipe, material, accelerator.num_processes)
+    checkpointed = _checkpointed(checkpoint, identity)
     if start is not None:
         head.load_state_dict(load_file(start / "head.safetensors"))
-    elif not (checkpoint / "latest.json").exists():
+    elif checkpointed is None:
         _fit_head(recipe, material, encoder, head, report)
     network = _Network(_adapt(encoder, recipe, start), head, recipe.contrast)
     optimizer = torch.optim.AdamW(
@@ -215,7 +221,10 @@ def fit(
     )
     network, optimizer = accelerator.prepare(network, optimizer)
     accelerator.register_for_checkpointing(schedule)
-    done, losses = _resume(accelerator, checkpoint, identity)
+    done, losses = 0, []
+    if checkpointed is not None:
+        accelerator.load_state(str(checkpoint / checkpointed["folder"]))
+        done, losses = checkpointed["step"], checkpointed["losses"]
     head.train()  # the encoder stays in evaluation mode: its dropout costs 40 % of a step on a CPU, the head's is enough
     for number in range(done, len(mine)):
         shuffler = random.Random(f"{recipe.seed}/{accelerator.process_index}/{number}")
@@ -229,12 +238,12 @@ def fit(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        losses.append(float(loss.detach()))
+        losses.append(float(accelerator.reduce(loss.detach(), "mean")))
         report("training", number + 1, len(mine), losses[-1])
         if (number + 1) % 100 == 0 and number + 1 < len(mine):
             _save_checkpoint(accelerator, checkpoint, identity, number + 1, losses)
-    accelerator.wait_for_everyone()
     trained = accelerator.unwrap_model(network)
+    batches = int(accelerator.reduce(torch.tensor(len(losses), device=accelerator.device)))  # of all processes
     if accelerator.is_main_process:
         if recipe.epochs and start is None:
             # Relevance is judged better by a part fitted anew on the adapted encoder, spam and effort by those trained along.
@@ -243,10 +252,12 @@ def fit(
             for parameter in trained.head.relevance():
                 parameter.requires_grad_(True)
             _fit_head(recipe, material, Encoder(tokenizer, trained.transformer.eval()), trained.head, report)
-        write_model(out, recipe, trained.transformer.eval(), trained.head.eval(), tokenizer, material, losses)
+        taught = {"processes": accelerator.num_processes, "batches": batches}
+        write_model(out, recipe, trained.transformer.eval(), trained.head.eval(), tokenizer, material, losses, taught)
         shutil.rmtree(checkpoint, ignore_errors=True)
     accelerator.wait_for_everyone()
-    return Moderator.from_pretrained(out)
+    accelerator.end_training()
+    return Moderator.from_pretrained(out) if accelerator.is_main_process else None
 
 
 def _fit_head(
@@ -295,8 +306,8 @@ def _adapt(encoder: Encoder, recipe: Recipe, start: Path | None) -> torch.nn.Mod
     return get_peft_model(frozen, config)
 
 
-def _identity(recipe: Recipe, material: Material) -> str:
-    return hashlib.sha256(json.dumps([asdict(recipe), material.sources], sort_keys=True).encode()).hexdigest()
+def _identity(recipe: Recipe, material: Material, processes: int) -> str:
+    return hashlib.sha256(json.dumps([asdict(recipe), material.sources, processes], sort_keys=True).encode()).hexdigest()
 
 
 def _save_checkpoint(accelerator, folder: Path, identity: str, step: int, losses: list[float]) -> None:
@@ -309,22 +320,33 @@ def _save_checkpoint(accelerator, folder: Path, identity: str, step: int, losses
         (folder / "latest.tmp").replace(folder / "latest.json")
 
 
-def _resume(accelerator, folder: Path, identity: str) -> tuple[int, list[float]]:
+def _checkpointed(folder: Path, identity: str) -> dict | None:
+    """What the last whole checkpoint says, if the same recipe, data and number of processes wrote it."""
     try:
         pointer = json.loads((folder / "latest.json").read_text())
     except (OSError, ValueError):
-        return 0, []
-    if pointer["identity"] != identity:  # another recipe or other data: start anew
+        return None
+    if pointer["identity"] != identity:
         shutil.rmtree(folder, ignore_errors=True)
-        return 0, []
-    accelerator.load_state(str(folder / pointer["folder"]))
-    return pointer["step"], pointer["losses"]
+        return None
+    return pointer
 
 
 def write_model(
-    out: Path, recipe: Recipe, transformer, head: Head, tokenizer, material: Material, losses: Sequence[float]
+    out: Path,
+    recipe: Recipe,
+    transformer,
+    head: Head,
+    tokenizer,
+    material: Material,
+    losses: Sequence[float],
+    training: Mapping[str, int] | None = None,
 ) -> None:
-    """Write the model directory: adapter, head, loss curve, and a manifest with calibration, sources and checksums."""
+    """Write the model directory: adapter, head, loss curve, and a manifest with calibration, sources and checksums.
+
+    Args:
+        losses: of each step, the mean over the processes. training: how it was trained: `processes`, and their `batches` in all.
+    """
     from safetensors.torch import save_file
 
     if out.exists():
@@ -353,6 +375,7 @@ def write_model(
         "calibration": {"scale": [1.0] * len(LABELS), "bias": [0.0] * len(LABELS)},
         "thresholds": DEFAULT.to_table(),
         "recipe": asdict(recipe),
+        "training": dict(training or {}),
         "sources": material.sources,
         "software": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
         | {"python": platform.python_version()},
