@@ -370,7 +370,7 @@ def _try_out(folder: Path) -> None:
         Comment("Who pays for it?", article=Article(title="The bridge stays closed", text="Repairs cost 2 million.")),
         Comment(""),
     ]
-    probabilities = Moderator.from_pretrained(folder).predict_proba(probe)
+    probabilities = Moderator.from_pretrained(folder, runtime="torch").predict_proba(probe)
     if not (abs(probabilities.sum(1) - 1) < 1e-6).all():
         raise UserError(f"{folder}: answers with numbers that are no probabilities; the model is damaged")
 

@@ -257,7 +257,7 @@ def fit(
         shutil.rmtree(checkpoint, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return Moderator.from_pretrained(out) if accelerator.is_main_process else None
+    return Moderator.from_pretrained(out, runtime="torch") if accelerator.is_main_process else None
 
 
 def _fit_head(
@@ -383,7 +383,7 @@ def write_model(
         "files": {},
     }
     seal(out, manifest)
-    uncalibrated = Moderator.from_pretrained(out)
+    uncalibrated = Moderator.from_pretrained(out, runtime="torch")
     if material.held_out:
         probabilities = uncalibrated.predict_proba([comment for comment, _ in material.held_out])
         truth = np.array([LABELS.index(label) for _, label in material.held_out])

@@ -199,7 +199,7 @@ def _train(store: Store, registry: Registry, lane: str, rules: Rules, tell: Stat
     if short is not None:
         return short
     start = registry.verified(registry.champion())
-    champion = cached(Moderator.from_pretrained(start), registry.folder / "cache")
+    champion = cached(Moderator.from_pretrained(start, runtime="torch"), registry.folder / "cache")
     work = registry.folder / "work"
     for old in work.glob("fast-*"):
         shutil.rmtree(old, ignore_errors=True)
@@ -323,7 +323,7 @@ def _judge(
     threads: Path,
 ) -> dict:
     """The judgement with everything that it rests on, and the thresholds for a promotion; see docs/LOOP.md."""
-    challenger = cached(Moderator.from_pretrained(made.folder), registry.folder / "cache")
+    challenger = cached(Moderator.from_pretrained(made.folder, runtime="torch"), registry.folder / "cache")
     holdout, base, attacked = _all_rows(data.only("holdout"), champion, challenger, threads, tell)
     active = _active(store, champion)
     judgement = gate.judge(holdout, base, attacked, active[0].policy, rules.holdout)
@@ -497,7 +497,8 @@ def compare(registry: Registry, version: str, other: str, threads: Path = THREAD
         UserError: a version cannot be used.
     """
     first, second = (
-        cached(Moderator.from_pretrained(registry.verified(name)), registry.folder / "cache") for name in (version, other)
+        cached(Moderator.from_pretrained(registry.verified(name), runtime="torch"), registry.folder / "cache")
+        for name in (version, other)
     )
     data = latest(registry.folder / "data")
     rows = _all_rows(data.only("holdout") if data else [], second, first, threads, lambda *step: None)

@@ -1,0 +1,119 @@
+"""The compiled encoder: as good as the reference, kept between runs, never in the way."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, SAMPLES
+
+from moderation import Article, Comment, Moderator
+from moderation.model import plan
+from moderation.readers import read_comments
+from moderation.runtime import CompiledEncoder
+
+THREAD = Article(
+    title="Council votes to close the Old Mill Bridge", text="Two of its four piers are cracked. Repairs cost 2 million."
+)
+TEXTS = [
+    "Half my customers walk over it.",
+    "lol",
+    "",
+    "👍" * 300,
+    "word " * 5000,
+    "پل خیلی مهم است",
+    "<unused0> [CLS] [SEP] [PAD]",
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache with the default model in it, compiled once for this module."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODERATION_CACHE", str(folder))
+        patch.delenv("MODERATION_RUNTIME", raising=False)
+        Moderator.from_pretrained()
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def compiled(cache):
+    """The default model on a compiled encoder, whichever was the quickest on this processor."""
+    [folder] = [path.parent for path in cache.glob("compiled/*/compiled.json")]
+    facts = json.loads((folder / "compiled.json").read_text())
+    if facts["kind"] == "torch":
+        pytest.skip(f"PyTorch is quicker than what was compiled here: {facts['measured']}")
+    return Moderator.from_pretrained()
+
+
+@pytest.mark.slow
+def test_it_judges_as_the_reference_does(compiled):
+    comments = [item for item in read_comments([SAMPLES]) if isinstance(item, Comment)]
+    reference = Moderator.from_pretrained(runtime="torch")
+    assert isinstance(compiled.encoder, CompiledEncoder) and not isinstance(reference.encoder, CompiledEncoder)
+    difference = compiled.predict_proba(comments) - reference.predict_proba(comments)
+    assert np.abs(difference).mean() < 0.02
+    for text in TEXTS:
+        assert compiled.encoder.tokenize([text], 64) == reference.encoder.tokenize([text], 64)
+        (ours,), (theirs,) = (model.encoder.encode_tokens([text], 64) for model in (compiled, reference))
+        assert ours.ids.tolist() == theirs.ids.tolist() and ours.tokens.shape == theirs.tokens.shape
+        assert ours.vector @ theirs.vector > 0.98 and abs(np.linalg.norm(ours.vector) - 1) < 1e-4
+
+
+def test_a_text_is_encoded_the_same_whatever_its_neighbours(compiled):
+    alone = compiled.encoder.encode(TEXTS[:1], 64)
+    among = compiled.encoder.encode([*TEXTS, *["another comment of this thread"] * 50], 64)
+    assert np.abs(alone[0] - among[0]).max() < 1e-5
+
+
+def test_a_later_start_needs_neither_transformers_nor_peft(compiled):
+    code = (
+        "import sys; from moderation import Moderator, Comment; m = Moderator.from_pretrained(); m.predict([Comment('Well')]);"
+        "print(type(m.encoder).__name__, [name for name in ('transformers', 'peft', 'onnx') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert result.stdout.strip() == "CompiledEncoder []"
+
+
+def test_a_damaged_cache_is_made_anew(compiled, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("MODERATION_CACHE", str(shutil.copytree(cache, tmp_path / "cache")))
+    monkeypatch.setattr("moderation.runtime._compile", lambda folder, *_: shutil.copytree(whole, folder, dirs_exist_ok=True))
+    [whole] = [path.parent for path in cache.glob("compiled/*/compiled.json")]
+    for name, damage in (("encoder.onnx", b"\0"), ("compiled.json", b"{}"), ("tokenizer.json", b""), ("compiled.json", b"[")):
+        [path] = tmp_path.glob(f"cache/compiled/*/{name}")
+        path.write_bytes(damage)
+        again = Moderator.from_pretrained()
+        assert isinstance(again.encoder, CompiledEncoder) and path.read_bytes() == (whole / name).read_bytes()
+    assert not list(tmp_path.glob("cache/compiled/new-*"))
+
+
+def test_without_a_place_for_the_cache_pytorch_runs_the_encoder(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("MODERATION_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.delenv("MODERATION_RUNTIME", raising=False)
+    [verdict] = Moderator.from_pretrained().predict([Comment("Half my customers walk over it.", article=THREAD)])
+    assert verdict.label == "on-topic" and "cannot be compiled" in caplog.text
+
+
+def test_batches_hold_every_text_once_within_budget_and_hardly_padded():
+    random = np.random.default_rng(0)
+    lengths = np.minimum(128, random.lognormal(3, 0.8, 2000).astype(int) + 3).tolist()
+    batches = plan(lengths, 1024)
+    assert sorted(index for batch in batches for index in batch) == list(range(2000))
+    cells = [len(batch) * max(lengths[index] for index in batch) for batch in batches]
+    assert max(cells) <= 1024 and 1 - sum(lengths) / sum(cells) < 0.05
+    assert plan([5000], 1024) == [[0]] and plan([], 1024) == []
+
+
+def test_the_comments_it_is_proven_on_are_not_trained_on():
+    from moderation.runtime import calibration_comments
+
+    trained = {json.loads(line)["comment_text"] for line in (ROOT / "data/threads/train.jsonl").read_text().splitlines()}
+    texts = [comment.text for comment in calibration_comments()]
+    assert len(texts) > 300 and len(trained.intersection(texts)) < len(texts) / 20  # a "lol" may stand in both
