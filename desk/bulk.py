@@ -119,11 +119,11 @@ def tab(desk: Desk) -> gr.Tab:
                 step.label,
                 f"{step.count:,}",
                 _describe(step.selection),
-                "undone" if step.undone else "stands",
+                f"undone by {step.undone_by}" if step.undone else "stands",
             )
             for step in steps
         ]
-        headings = ("step", "when", "who", "label", "comments", "chosen by", "")
+        headings = ("step", "when", "who", "label", "comments", "chosen by", "state")
         return plots.table(headings, lines, numbers=(0, 4), empty="No bulk step yet."), gr.update(choices=standing, value=value)
 
     @told
@@ -133,7 +133,7 @@ def tab(desk: Desk) -> gr.Tab:
         if found is None:
             raise UserError("Choose a step that still stands.")
         # A lead answers for the team's steps, so any of them may be taken back; the key makes a second press do nothing.
-        undone = store.decisions.undo(found.user, f"undo of bulk {found.id}", step=found.id)
+        undone = store.decisions.undo(user.name, f"undo of bulk {found.id}", step=found.id, anyones=True)
         said = (
             f"Step {found.id} is undone: {_comments(found.count)} as before."
             if undone
@@ -178,7 +178,7 @@ def tab(desk: Desk) -> gr.Tab:
         selection = gr.State(None)
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=420):
-                how = gr.Radio([RANGE, COPIES], value=RANGE, label="Choose undecided comments by")
+                how = gr.Radio([RANGE, COPIES], value=RANGE, label="Choose undecided comments by", elem_id="bulk-how")
                 with gr.Column(visible=True) as by_range:
                     with gr.Row():
                         label = gr.Dropdown(list(LABELS), value="spam", label="Probability of", min_width=140)
@@ -190,7 +190,11 @@ def tab(desk: Desk) -> gr.Tab:
                 with gr.Column(visible=False) as by_copies:
                     groups = gr.Radio([], label="Posted most often")
                     copies = gr.Number(
-                        value=None, precision=0, minimum=1, label="Or the number of a comment, as the queue shows it"
+                        value=None,
+                        precision=0,
+                        minimum=1,
+                        label="Or the number of a comment, as the queue shows it",
+                        elem_id="bulk-copies",
                     )
                 sentence = gr.HTML(elem_id="bulk-count", apply_default_css=False, js_on_load=None)
                 give = gr.Radio(list(LABELS), value="spam", label="Label them all")

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from desk.frame import COOKIE, LOCAL, Desk
 from desk.page import TABS, build
 from moderation import UserError
-from moderation.store import LoginRefused
+from moderation.store import LoginRefused, Unavailable
 
 STATIC = Path(__file__).parent / "static"
 #: Asked for without a login. Gradio's assets are its published frontend.
@@ -261,7 +261,8 @@ def make(desk: Desk) -> ASGIApp:
 
     @app.exception_handler(UserError)
     def told(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 400)
+        # What the database could not take now the page sends again; what it will never take it does not.
+        return JSONResponse({"detail": str(error)}, 503 if isinstance(error, Unavailable) else 400)
 
     for module in TABS:
         if routes := getattr(module, "routes", None):

@@ -14,9 +14,13 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
+
+expect.set_options(timeout=120_000)  # a machine that does much else at the same time is slow, not wrong
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,15 +74,18 @@ class Server:
 
 
 class Here:
-    """The same server in a thread of the tests' own process, which starts at once; `url` and `store` as of `Server`."""
+    """The same server in a thread of the tests' own process, which starts at once; `url` and `store` as of `Server`.
 
-    def __init__(self, path: str | os.PathLike, moderator, **settings) -> None:
+    `clock` is the time by which leases and sessions end.
+    """
+
+    def __init__(self, path: str | os.PathLike, moderator, clock: Callable[[], float] = time.time, **settings) -> None:
         from desk.frame import Desk, Settings
         from desk.web import server
         from moderation.store import Store
 
         self.path = path
-        self._store = Store(path)
+        self._store = Store(path, clock)
         desk = Desk(self._store, Settings(**settings))
         desk._model = moderator  # loaded once for all tests
         with socket.socket() as free:
@@ -101,9 +108,7 @@ class Here:
         self._store.close()
 
 
-@pytest.fixture
-def desk_here(moderator):
-    """Starts desks in this process: `desk_here(store_file, session=3600, ...)` with the fields of `frame.Settings`."""
+def _desks_here(moderator):
     running: list[Here] = []
 
     def start(path: str | os.PathLike, **settings) -> Here:
@@ -113,6 +118,12 @@ def desk_here(moderator):
     yield start
     for here in running:
         here.stop()
+
+
+#: Start desks in this process: `desk_here(store_file, session=3600, ...)` with the fields of `frame.Settings`. They end with the
+#: test, or with the module.
+desk_here = pytest.fixture(_desks_here, name="desk_here")
+desk_here_for_all = pytest.fixture(_desks_here, scope="module", name="desk_here_for_all")
 
 
 @pytest.fixture(scope="module")

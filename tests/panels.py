@@ -17,15 +17,12 @@ from pathlib import Path
 import httpx
 import pytest
 from hostile import PAYLOADS
-from playwright.sync_api import expect
 
 from moderation import Article, Comment
 from moderation.readers import read_comments
 from moderation.store import Filter, Store
 
 pytest_plugins = ["desks"]
-
-expect.set_options(timeout=120_000)  # a machine that does much else at the same time
 
 SAMPLES = Path(__file__).parent.parent / "data" / "samples"
 PASSWORD = "correct horse battery"
@@ -93,11 +90,11 @@ def filled_store(tmp_path_factory, moderator):
 
 
 @pytest.fixture(scope="module")
-def panel_desk(desk_server, filled_store, tmp_path_factory):
+def panel_desk(desk_here_for_all, filled_store, tmp_path_factory):
     """A running desk over a copy of the filled store."""
     path = tmp_path_factory.mktemp("panel") / "desk.db"
     shutil.copyfile(filled_store, path)
-    return desk_server(path, "--no-demo")
+    return desk_here_for_all(path)
 
 
 @pytest.fixture(scope="module")

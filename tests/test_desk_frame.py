@@ -19,13 +19,13 @@ def open_desk(desk_server, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def closed_desk(desk_server, tmp_path_factory):
+def closed_desk(desk_here_for_all, tmp_path_factory):
     """A desk with users of each role."""
     path = tmp_path_factory.mktemp("closed") / "desk.db"
     with Store(path) as store:
         for name, role in (("ada", "admin"), ("lea", "lead"), ("mo", "moderator")):
             store.people.add(name, PASSWORD, role)
-    return desk_server(path, "--no-demo")
+    return desk_here_for_all(path)
 
 
 def login(server, name, password=PASSWORD):

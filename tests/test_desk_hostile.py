@@ -31,11 +31,11 @@ def watch(page, url):
     return seen
 
 
-@pytest.fixture
-def server(tmp_path, desk_here, moderator):
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, desk_here_for_all, moderator):
     """A desk on which every text is a payload: comments, names, titles, articles, parents, addresses, languages, states, sites,
     reasons, flags, notes, and each answered by its neighbour."""
-    path = tmp_path / "desk.db"
+    path = tmp_path_factory.mktemp("hostile") / "desk.db"
     with Store(path) as store:
         store.people.add("ada", PASSWORD, "admin")
         store.library.add_model(moderator.version, manifest=moderator.manifest)
@@ -62,15 +62,16 @@ def server(tmp_path, desk_here, moderator):
             store.library.add([comment, copy], [verdict] * 2, site=PAYLOADS[number % 20][:60])
         store.queue.flag(range(1, 200, 3), PAYLOADS[8])
         store.decisions.decide(2, "ada", "spam", "first", note=PAYLOADS[0])
-    return desk_here(path)
+    return desk_here_for_all(path)
 
 
 def enter(page, server):
+    page.set_default_timeout(120_000)
     page.goto(server.url)
     page.get_by_label("Name").fill("ada")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Log in").click()
-    expect(page.locator("#q-stage .card")).to_be_visible(timeout=60_000)
+    expect(page.locator("#q-stage .card")).to_be_visible()
 
 
 def unharmed(page):
@@ -98,9 +99,8 @@ def test_every_payload_is_shown_and_none_runs(server, browser):
         page.mouse.move(300, 230 + len(shown) % 50)
         before = page.locator("#q-stage").get_attribute("data-id")
         page.keyboard.press("j")
+        expect(page.locator("#q-stage .card, #q-stage .empty button").first).to_be_visible()
         if page.locator("#q-stage .empty").count():
-            page.wait_for_timeout(300)
-        if page.locator("#q-stage .empty button").count():
             break
         expect(page.locator("#q-stage")).not_to_have_attribute("data-id", before)
     assert shown == set(range(len(PAYLOADS)))
@@ -128,8 +128,14 @@ def test_where_escaping_failed_the_second_wall_would_hold(server, browser):
     dialogs, left = [], []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     enter(page, server)
-    page.on("requestfinished", lambda request: request.url.startswith((server.url, "data:")) or left.append(request.url))
-    page.on("requestfailed", lambda request: request.failure == "csp" or left.append(f"{request.failure} {request.url}"))
+    own = (server.url, "data:")
+    page.on("requestfinished", lambda request: request.url.startswith(own) or left.append(request.url))
+    page.on(
+        "requestfailed",
+        lambda request: (
+            request.failure == "csp" or request.url.startswith(own) or left.append(f"{request.failure} {request.url}")
+        ),
+    )
     page.evaluate("window.breaches = 0; document.addEventListener('securitypolicyviolation', () => window.breaches++)")
     for payload in PAYLOADS:
         if "http-equiv" in payload or "<base" in payload:

@@ -514,6 +514,21 @@ def test_bulk_is_one_step_and_so_is_its_undo(filled):
     assert filled.decisions.bulk(Filter(text="nothing like it"), "spam", "ada", "b2").outcome == "stale"
 
 
+def test_an_undo_of_anothers_step_stands_under_the_name_of_who_undid(filled):
+    done = filled.decisions.bulk(Filter(), "spam", "ada", "b1")
+    assert filled.decisions.undo("lea", "u1", step=done.step, anyones=True).count == done.count == filled.queue.count()
+    assert filled.decisions.undo("lea", "u1", step=done.step, anyones=True).undoes == done.step, "sent again"
+    assert filled.decisions.undo("ada", "u2", step=done.step) is None and filled.decisions.undo("ada", "u3") is None
+    [step] = filled.decisions.recent(kind="bulk")
+    assert (step.user, step.undone, step.undone_by) == ("ada", True, "lea")
+    first = filled.queue.page(sort="oldest").items[0].id
+    assert [(entry.user, entry.kind) for entry in filled.decisions.history(first)] == [("ada", "bulk"), ("lea", "undo")]
+    assert filled.decisions.undo("lea", "u4") is None, "an undo is not taken back, and nothing else is hers"
+    single = filled.decisions.decide(first, "ada", "spam", "k1")
+    filled.decisions.undo("lea", "u5", step=single.step, anyones=True)
+    assert filled.queue.held("lea") == filled.queue.held("ada") == [], "nobody asked for it"
+
+
 def test_what_is_posted_most_often_comes_first(store):
     texts = (
         ["the same words again and again, friends"] * 3

@@ -72,6 +72,7 @@
       stage.append(holder);
       stage.dataset.id = entry.id;
       mark(entry);
+      wayToBulk(holder, entry);
       $("q-agree").textContent = entry.model ? `: ${CALLED[entry.model]}` : "";
       const near = holder.querySelector(".nearest");
       const box = holder.querySelector(".context");
@@ -100,6 +101,36 @@
     line.textContent = entry.state === "stale" ? entry.said : `You decided: ${CALLED[entry.mine]}${entry.state === "saving" ? " (being saved)" : ""}. Another label replaces it.`;
   }
 
+  // Who may decide many at once gets there from the list of copies.
+  function wayToBulk(holder, entry) {
+    const list = holder.querySelector(".same");
+    const tab = [...document.querySelectorAll("[role=tab]")].find((one) => one.textContent.trim() === "Bulk");
+    if (!list || !tab) return;
+    const go = document.createElement("button");
+    go.type = "button";
+    go.className = "plain";
+    go.textContent = "Decide them all in Bulk";
+    go.addEventListener("click", async () => {
+      tab.click();
+      (await found("#bulk-how input[value='copies of one comment']")).click();
+      const number = await found("#bulk-copies input");
+      number.value = entry.id;
+      number.dispatchEvent(new Event("input", { bubbles: true }));
+      number.dispatchEvent(new Event("blur", { bubbles: true }));
+    });
+    list.append(go);
+  }
+
+  // An element that Gradio is about to draw.
+  async function found(selector) {
+    for (let tries = 0; tries < 600; tries++) {
+      const element = document.querySelector(selector);
+      if (element?.offsetParent) return element;
+      await new Promise((done) => setTimeout(done, 50));
+    }
+    throw new Error(`nothing like ${selector} came`);
+  }
+
   function empty() {
     const box = document.createElement("div");
     box.className = "empty";
@@ -112,7 +143,7 @@
       title.textContent = choice.show === "undecided" && plain() ? "All done" : "Nothing more here";
       text.textContent = choice.show === "undecided" && plain()
         ? "Every comment is decided, or before another moderator right now."
-        : "No further comment fits these filters. Those before other moderators are left out.";
+        : `No further comment fits these filters.${CLAIMING.includes(choice.show) ? " Those before other moderators are left out." : ""}`;
       const again = document.createElement("button");
       again.type = "button";
       again.className = "main";
@@ -208,10 +239,30 @@
     after = got.after;
     ended = !fresh.length || (got.end && !CLAIMING.includes(choice.show));
     if (at > KEEP + 50) { trail.splice(0, at - KEEP); at = KEEP; }
-    if (fresh.length && !outbox.length && $("q-notice").classList.contains("lost")) notice("");
+    if (!outbox.length && $("q-notice").classList.contains("lost")) notice("");
     if (blank && fresh.length) { at = trail.length - fresh.length; show(); }
     buttons();
     explain();
+  }
+
+  // Keeps what is held ready for another while, and lets go of what is ours no longer: decided in bulk, or given to another
+  // while nobody looked. What is on the screen goes only when one comes back to it.
+  async function keep(back) {
+    if (!window.deskUser || !CLAIMING.includes(choice.show) || document.hidden) return;
+    const open = trail.filter((one) => one.state === "open").slice(-20);
+    if (!open.length) return;
+    const asked = round;
+    let held;
+    try { held = new Set((await post("hold", { choice, have: open.map((one) => one.id) })).held); } catch { return; }
+    if (asked !== round || undoing) return;
+    const shown = current();
+    const lost = new Set(open.filter((one) => one.state === "open" && !held.has(one.id) && (back || one !== shown)));
+    if (!lost.size) return;
+    at -= trail.slice(0, at).filter((one) => lost.has(one)).length;
+    trail = trail.filter((one) => !lost.has(one));
+    if (lost.has(shown)) show(); else buttons();
+    ended = false;
+    more();
   }
 
   // The words that spoke for the label: fetched for the comment on the screen and the two behind it.
@@ -574,8 +625,21 @@
     chips("actions", [["approve", "Approve"], ["review", "Review"], ["reject", "Reject"]]);
     const form = $("q-filters");
     let typing = 0;
-    form.addEventListener("submit", (event) => { event.preventDefault(); changed(); });
-    form.addEventListener("change", (event) => { if (event.target.name === "site") lookUp(); changed(); });
+    // Who has chosen goes on with the keys; who chooses by keyboard stays in the field.
+    let pointed = null;
+    form.addEventListener("pointerdown", (event) => { pointed = event.target.closest("select"); });
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.isComposing || !event.target.matches("input")) return;
+      event.preventDefault();
+      event.target.blur();
+      changed();
+    });
+    form.addEventListener("change", (event) => {
+      if (event.target.name === "site") lookUp();
+      if (event.target === pointed) { pointed.blur(); pointed = null; }
+      changed();
+    });
     form.addEventListener("input", (event) => {
       clearTimeout(typing);
       if (event.target.name === "text") typing = setTimeout(changed, 400);
@@ -613,6 +677,11 @@
     if (!trail.length) show();
     counts();
     lookUp();
+    let seenBefore = true;
+    new IntersectionObserver(([one]) => {  // another tab was open
+      if (one.isIntersecting && !seenBefore) { keep(true); counts(); }
+      seenBefore = one.isIntersecting;
+    }).observe(root);
   }
 
   document.addEventListener("desk-look", () => {
@@ -621,9 +690,17 @@
   });
   document.addEventListener("keydown", pressed);
   addEventListener("beforeunload", (event) => { if (outbox.some((one) => one.path === "decide")) event.preventDefault(); });
-  setInterval(() => {
-    const open = trail.filter((one) => one.state === "open").map((one) => one.id);
-    if (window.deskUser && CLAIMING.includes(choice.show) && open.length && !document.hidden) post("hold", { choice, have: open.slice(0, 20) }).catch(() => {});
-  }, RENEW);
+  // Who leaves all the same: what waits goes out at once, each comment's first press and nothing behind an undo, whose order counts.
+  addEventListener("pagehide", () => {
+    const sent = new Set();
+    for (const one of outbox) {
+      if (one.path === "undo") break;
+      if (sent.has(one.entry)) continue;
+      sent.add(one.entry);
+      post(one.path, { ...one.body, seen: one.body.seen ?? one.entry.seen }).catch(() => {});
+    }
+  });
+  document.addEventListener("visibilitychange", () => { if (root?.offsetParent) keep(true); });
+  setInterval(() => keep(!root?.offsetParent), RENEW);
   setInterval(() => { if (window.deskUser && root?.offsetParent && !document.hidden) { counts(); if (!current() && ended && choice.show === "undecided") { ended = false; more(); } } }, 20_000);
 })();

@@ -9,7 +9,7 @@
 
 SQLite needs nothing installed; `postgresql://…` takes several machines. Opening creates the schema or brings it up to date.
 A store may be shared between threads and opened by many processes; every call is one short transaction (imports and changes
-of a policy: several). Every call may raise `moderation.UserError` when the database is unreachable, full or read-only.
+of a policy: several). Every call may raise `Unavailable`, a `moderation.UserError`, when the database is unreachable, locked, full or read-only.
 
 This package is a room of its own: it uses the core, and nothing in the core knows of it.
 """
@@ -20,7 +20,7 @@ import os
 import time
 from collections.abc import Callable
 
-from moderation.store.database import DEFAULT_URL, Database, database_url
+from moderation.store.database import DEFAULT_URL, Database, Unavailable, database_url
 from moderation.store.decisions import Decisions, Entry, Result, Step, Undone
 from moderation.store.export import Export
 from moderation.store.insight import Agreement, Bin, Insight, Mix, Pairs, Week, Work
@@ -61,6 +61,7 @@ __all__ = [
     "ShadowReport",
     "Step",
     "Store",
+    "Unavailable",
     "Undone",
     "User",
     "Week",

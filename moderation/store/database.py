@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,10 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x6D6F6465
 
 T = TypeVar("T")
+
+
+class Unavailable(UserError):
+    """The database cannot be asked at the moment: locked, full, out of reach. What was to be done may be tried again."""
 
 
 def database_url(given: str | os.PathLike | None = None) -> str:
@@ -71,6 +76,9 @@ class Database:
                 "the database URL cannot be read; expected sqlite:///FILE or postgresql://USER@HOST/NAME"
             ) from error
         self.sqlite = self.engine.dialect.name == "sqlite"
+        # SQLite lets writers find each other by asking again and again, ever more seldom, so that some wait for seconds while
+        # others pass; those of one process stand in line instead.
+        self._turn = threading.Lock() if self.sqlite else contextlib.nullcontext()
         try:
             self._migrate()
         except DBAPIError as error:
@@ -101,7 +109,7 @@ class Database:
         """
         for attempt in range(ATTEMPTS):
             try:
-                with self._translated(), self.engine.connect() as plain:
+                with self._turn, self._translated(), self.engine.connect() as plain:
                     options = {"immediate": True} if self.sqlite else {"isolation_level": "REPEATABLE READ"} if snapshot else {}
                     connection = plain.execution_options(**options)
                     with connection.begin():
@@ -119,7 +127,7 @@ class Database:
         except DBAPIError as error:
             # What a person can mend is said in one line; a lost race or a mistake of ours goes on as it is.
             if not _lost(error) and (error.connection_invalidated or _first_line(error).startswith(_MENDABLE)):
-                raise UserError(f"{self}: {_first_line(error)}") from error
+                raise Unavailable(f"{self}: {_first_line(error)}") from error
             raise
 
     def _engine(self) -> sa.Engine:

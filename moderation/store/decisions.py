@@ -94,7 +94,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that a moderator did, for the list of recent steps."""
+    """One thing that a moderator did, for the list of recent steps; `undone_by` names who took it back, "" while it stands."""
 
     id: int
     at: float
@@ -104,7 +104,11 @@ class Step:
     count: int
     selection: str
     comment_id: int
-    undone: bool
+    undone_by: str
+
+    @property
+    def undone(self) -> bool:
+        return bool(self.undone_by)
 
 
 class Decisions:
@@ -222,15 +226,16 @@ class Decisions:
 
         return self._database.write(work, snapshot=True)
 
-    def undo(self, user: str, key: str, *, step: int | None = None) -> Undone | None:
+    def undo(self, user: str, key: str, *, step: int | None = None, anyones: bool = False) -> Undone | None:
         """Take back the user's last step that still stands, or the one named; as often as there are steps.
 
         A comment goes back to the decision that counted before, also if another moderator decided it in between and that
         still stands; a single one is held for the user again. Sent again with the same key it does nothing and gives the same answer.
 
         Args:
-            step: number of a step (a bulk in the list of recent ones). It must be the user's own; a lead who undoes
-                another's passes that one's name as `user` and is answered for by the caller.
+            user: who takes it back, whosever the step was; the undo stands in the history under this name.
+            step: number of a step (a bulk in the list of recent ones).
+            anyones: whether the step named may be another's; the caller answers for the right to it.
 
         Returns: what was taken back; None when there is nothing (more) to take back.
 
@@ -247,7 +252,9 @@ class Decisions:
             ).first()
             if earlier is not None:
                 return self._undone(connection, earlier, earlier.undo)
-            query = sa.select(steps).where(steps.c.user == user, steps.c.kind.in_(("single", "second", "bulk")))
+            query = sa.select(steps).where(steps.c.kind.in_(("single", "second", "bulk")))
+            if step is None or not anyones:
+                query = query.where(steps.c.user == user)
             standing = ~undone(steps.c.id)
             if step is None:
                 target = connection.execute(query.where(standing).order_by(steps.c.id.desc()).limit(1)).first()
@@ -275,7 +282,11 @@ class Decisions:
             number = self._only_comment(connection, target)
             settle(connection, own, number or None)
             wanted = (comments.c.open == 1) | (comments.c.second == SECOND_WANTED)
-            if number and connection.scalar(sa.select(comments.c.id).where(comments.c.id == number, wanted)):
+            if (
+                number
+                and target.user == user
+                and connection.scalar(sa.select(comments.c.id).where(comments.c.id == number, wanted))
+            ):
                 take(connection, user, [number], LEASE, now)
             return self._undone(connection, target, own)
 
@@ -304,8 +315,8 @@ class Decisions:
 
     def recent(self, user: str | None = None, kind: str | None = None, limit: int = 20) -> list[Step]:
         """The last steps, the newest first: of one user or of all, of one kind ("bulk") or of all."""
-        gone = undone(steps.c.id).label("gone")
-        query = sa.select(steps, gone).order_by(steps.c.id.desc()).limit(max(1, min(limit, 500)))
+        by = sa.select(_UNDO.c.user).where(_UNDO.c.undoes == steps.c.id).correlate(steps).scalar_subquery().label("undone_by")
+        query = sa.select(steps, by).order_by(steps.c.id.desc()).limit(max(1, min(limit, 500)))
         if user is not None:
             query = query.where(steps.c.user == user)
         if kind is not None:
@@ -321,7 +332,7 @@ class Decisions:
                     row.count,
                     row.selection,
                     self._only_comment(connection, row),
-                    bool(row.gone),
+                    row.undone_by or "",
                 )
                 for row in connection.execute(query).all()
             ]
