@@ -124,7 +124,11 @@ def tab(desk: Desk) -> gr.Tab:
             for step in steps
         ]
         headings = ("step", "when", "who", "label", "comments", "chosen by", "state")
-        return plots.table(headings, lines, numbers=(0, 4), empty="No bulk step yet."), gr.update(choices=standing, value=value)
+        table = plots.table(headings, lines, numbers=(0, 4), empty="No bulk step yet.")
+        return table, gr.update(choices=standing, value=value), gr.update(choices=most_copies())
+
+    def most_copies() -> list[tuple[str, int]]:
+        return [(f"{count} × {_shorten(item.comment.text, 90)}", item.id) for item, count in store.queue.repeated(limit=15)]
 
     @told
     def undo(step: int | None, request: gr.Request):
@@ -144,8 +148,7 @@ def tab(desk: Desk) -> gr.Tab:
     @told
     def opened(request: gr.Request):
         user = desk.user(request, ROLE)
-        groups = [(f"{count} × {_shorten(item.comment.text, 90)}", item.id) for item, count in store.queue.repeated(limit=15)]
-        return gr.update(choices=[EVERY_SITE, *desk.sites]), gr.update(choices=groups, value=None), *refresh_steps(user.name)
+        return gr.update(choices=[EVERY_SITE, *desk.sites]), *refresh_steps(user.name)
 
     @told
     def dragged(event: gr.EventData, request: gr.Request):
@@ -220,12 +223,12 @@ def tab(desk: Desk) -> gr.Tab:
         give.change(relabel, [give, selection], button, **quietly)
         histogram.select(dragged, None, [low, high], **quietly)
         more.click(another, [selection, label], sample, **quietly)
-        acted = [result, steps, step]
+        acted = [result, steps, step, groups]
         button.click(apply, [*inputs, give, note, selection], acted, **quietly).success(
             preview, [*inputs, give], shown, **quietly
         )
         undo_button.click(undo, step, acted, **quietly).success(preview, [*inputs, give], shown, **quietly)
-        made.select(opened, None, [site, groups, steps, step], **quietly).then(preview, [*inputs, give], shown, **quietly)
+        made.select(opened, None, [site, steps, step, groups], **quietly).then(preview, [*inputs, give], shown, **quietly)
     return made
 
 
@@ -281,7 +284,7 @@ def _sample(items: list[Item], label: str | None, count: int) -> Markup:
             )
         )
     head = f"{len(items)} of the {count:,}, at random" if count > len(items) else "All of them"
-    return tag("section", tag("h3", head), tag("ol", *cards, class_="sample"))
+    return tag("section", tag("h2", head), tag("ol", *cards, class_="sample"))
 
 
 def _button(selection: Selection | None, give: str):

@@ -140,7 +140,7 @@ def _thread(item: Item, thread: list[Item]) -> Markup:
     if comment.parent_id in known:
         parts.append(_neighbour(known[comment.parent_id], "It answers"))
     elif comment.parent_text.strip():
-        parts.append(tag("article", tag("h4", "It answers"), block(comment.parent_text, most=3000), class_="answered"))
+        parts.append(tag("article", tag("header", "It answers"), block(comment.parent_text, most=3000), class_="answered"))
     elif comment.parent_id:
         parts.append(tag("p", "It answers a comment that is not here.", class_="missing"))
     rest = [other for other in thread if other.id != item.id and other.comment.comment_id != comment.parent_id]
@@ -154,7 +154,7 @@ def _thread(item: Item, thread: list[Item]) -> Markup:
 def _neighbour(other: Item, title: str) -> Markup:
     return tag(
         "article",
-        tag("h4", title, " " if title else "", name(other.comment.author, "Anonymous"), " · ", when(other.posted), " · ", label_chip(other.label)),
+        tag("header", title, " " if title else "", name(other.comment.author, "Anonymous"), " · ", when(other.posted), " · ", label_chip(other.label)),
         block(other.comment.text, most=3000),
         class_="answered" if title else "beside",
     )  # fmt: skip
@@ -184,7 +184,7 @@ def _article(item: Item) -> Markup:
         body.append(tag("p", "Of the article only the title is known.", class_="missing"))
     return tag(
         "article",
-        tag("h3", title, dir=direction(article.title)),
+        tag("h2", title, dir=direction(article.title)),
         tag("p", text(f"{said}: the title")) if in_title else "",
         tag("p", revealed(article.url, most=300), class_="url strange", dir="ltr") if article.url else "",
         *body,

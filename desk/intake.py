@@ -299,10 +299,10 @@ def _moved(paths: Sequence[Path], folder: Path) -> list[Path]:
 
 def _progress(job: Job) -> Markup:
     if job.total is None:
-        return tag("section", tag("h3", "Reading"), tag("p", f"{job.counted:,} rows so far", class_="said", role="status"))
+        return tag("section", tag("h2", "Reading"), tag("p", f"{job.counted:,} rows so far", class_="said", role="status"))
     if not job.ready:
         return tag(
-            "section", tag("h3", "Loading the model"), tag("p", f"{job.total:,} rows to score", class_="said", role="status")
+            "section", tag("h2", "Loading the model"), tag("p", f"{job.total:,} rows to score", class_="said", role="status")
         )
     share = job.rows / job.total if job.total else 1.0
     seconds = time.monotonic() - job.started
@@ -318,12 +318,12 @@ def _progress(job: Job) -> Markup:
         aria_label="rows scored",
     )
     said = tag("p", f"{job.rows:,} of {job.total:,} rows ({share:.0%}){left}", class_="said")
-    return tag("section", tag("h3", "Scoring"), bar, said, tag("p", ", ".join(job.names), class_="plot-note", dir="auto"))
+    return tag("section", tag("h2", "Scoring"), bar, said, tag("p", ", ".join(job.names), class_="plot-note", dir="auto"))
 
 
 def _summary(job: Job) -> Markup:
     if job.error:
-        return tag("section", tag("h3", "Not finished"), tag("p", job.error, class_="said warn", role="alert", dir="auto"))
+        return tag("section", tag("h2", "Not finished"), tag("p", job.error, class_="said warn", role="alert", dir="auto"))
     done = job.result
     assert done is not None
     boxes = [
@@ -337,7 +337,7 @@ def _summary(job: Job) -> Markup:
     counts = {label: done.labels[label] for label in LABELS}
     mix = plots.rows("What the model says of them", [("imported now", counts)], plots.LABEL_SERIES) if done.scored else ""
     parts = [
-        tag("h3", "Imported"),
+        tag("h2", "Imported"),
         tag("p", ", ".join(job.names), ": ", speed, ".", class_="said", role="status", dir="auto"),
         figures,
         mix,

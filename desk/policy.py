@@ -286,7 +286,7 @@ def _queue(now: dict[str, int], active: dict[str, int], reads: float) -> Markup:
                 class_="warn" if action == "reject" and now[action] else None,
             )
         )
-    return tag("section", tag("h3", "The undecided comments"), tag("ul", *boxes, class_="boxes"))
+    return tag("section", tag("h2", "The undecided comments"), tag("ul", *boxes, class_="boxes"))
 
 
 def _expected(policy: Policy, evidence: Evidence, reads: float, arrivals: float) -> Markup:
@@ -392,7 +392,7 @@ def _shadow(store, version: int) -> Markup | str:
     ]
     return tag(
         "section",
-        tag("h3", f"What version {version} would have done"),
+        tag("h2", f"What version {version} would have done"),
         tag("p", f"It has watched {total:,} comments and would have treated {differ:,} of them otherwise.", class_="said"),
         plots.table(("what holds ↓   it would →", *ACTIONS), counts, numbers=(1, 2, 3)),
         plots.table(("it would ↓   people decided →", *LABELS), decided, numbers=(1, 2, 3, 4)),

@@ -30,6 +30,8 @@ CLAIMING = ("undecided", "disputed", "flagged")
 MOST = 20
 
 _Name = Annotated[str, Field(max_length=200)]
+#: What the databases take as a number.
+_Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class Choice(BaseModel):
@@ -40,7 +42,7 @@ class Choice(BaseModel):
     actions: list[Literal[ACTIONS]] = []
     decided: list[Literal[LABELS]] = []
     probability: tuple[Literal[LABELS], float, float] | None = None
-    article: int | None = None
+    article: _Number | None = None
     site: _Name | None = None
     languages: list[_Name] = Field([], max_length=50)
     statuses: list[_Name] = Field([], max_length=50)
@@ -57,22 +59,22 @@ class Choice(BaseModel):
 class Next(BaseModel):
     choice: Choice
     n: int = Field(5, ge=1, le=MOST)
-    have: list[int] = Field([], max_length=1000)
-    after: tuple[float, int] | None = None
-    release: list[int] = Field([], max_length=1000)
+    have: list[_Number] = Field([], max_length=1000)
+    after: tuple[float, _Number] | None = None
+    release: list[_Number] = Field([], max_length=1000)
 
 
 class Press(BaseModel):
-    id: int
+    id: _Number
     label: Literal[LABELS]
     key: str = Field(min_length=8, max_length=100)
-    seen: int = 0
+    seen: _Number = 0
     seconds: float | None = Field(None, ge=0)
     note: str = Field("", max_length=2000)
 
 
 class Skip(BaseModel):
-    id: int
+    id: _Number
 
 
 class Undo(BaseModel):

@@ -16,6 +16,7 @@ import gradio as gr
 import uvicorn
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Form
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from markupsafe import escape
@@ -263,6 +264,11 @@ def make(desk: Desk) -> ASGIApp:
     def told(request: Request, error: UserError) -> JSONResponse:
         # What the database could not take now the page sends again; what it will never take it does not.
         return JSONResponse({"detail": str(error)}, 503 if isinstance(error, Unavailable) else 400)
+
+    @app.exception_handler(RequestValidationError)
+    def refused(request: Request, error: RequestValidationError) -> JSONResponse:
+        # FastAPI's own answer repeats what was sent, and fails on what is no JSON.
+        return JSONResponse({"detail": "This request cannot be understood."}, 422)
 
     for module in TABS:
         if routes := getattr(module, "routes", None):

@@ -18,11 +18,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 expect.set_options(timeout=120_000)  # a machine that does much else at the same time is slow, not wrong
 
 ROOT = Path(__file__).parent.parent
+
+
+def barriers(page) -> list[str]:
+    """What axe-core finds on a page against WCAG 2.2 A and AA and its best practices (contrast of every text included)."""
+    rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+    # Gradio's field for files calls itself otherwise than what stands in it; no parameter changes either.
+    found = Axe().run(page, {"exclude": [[".upload-container"]]}, {"runOnly": rules, "resultTypes": ["violations"]})
+    return [f"{rule['id']}: {node['html'][:300]}" for rule in found.response["violations"] for node in rule["nodes"]]
 
 
 class Server:

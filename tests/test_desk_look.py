@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from desks import barriers
 from playwright.sync_api import expect
 
 from moderation.schema import LABELS, Article, Comment
@@ -78,7 +79,7 @@ SIZES = ((1280, 800), (1024, 768), (834, 1112), (768, 1024))
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_nothing_scrolls_sideways_and_the_keys_are_in_view(server, browser, theme):
+def test_nothing_scrolls_sideways_the_keys_are_in_view_and_nobody_is_kept_out(server, browser, theme):
     context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=theme)
     context.set_default_timeout(120_000)
     page = context.new_page()
@@ -97,6 +98,10 @@ def test_nothing_scrolls_sideways_and_the_keys_are_in_view(server, browser, them
                 expect(button).to_be_in_viewport(ratio=1)
         page.keyboard.press(key)
     assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
+    assert barriers(page) == []
+    page.keyboard.press("?")
+    expect(page.locator("#q-help")).to_be_visible()
+    assert barriers(page) == []
     context.close()
 
 

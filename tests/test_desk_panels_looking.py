@@ -9,6 +9,7 @@ import random
 
 import pytest
 from conftest import SAMPLES
+from desks import barriers
 from hostile import PAYLOADS
 from panels import PASSWORD, PEOPLE, Wire
 from playwright.sync_api import expect
@@ -241,7 +242,8 @@ def test_hostile_names_are_refused_and_shown_as_text_and_the_last_admin_stays(pe
 
 
 @pytest.mark.parametrize(
-    ("tab", "name", "needed"), [("import", "mo", "lead"), ("people", "mo", "admin"), ("people", "lea", "admin")]
+    ("tab", "name", "needed"),
+    [("import", "mo", "lead"), ("learning", "mo", "lead"), ("people", "mo", "admin"), ("people", "lea", "admin")],
 )
 def test_every_handler_refuses_who_lacks_the_role(panel_desk, tab, name, needed, store):
     wire = Wire(panel_desk, name)
@@ -255,12 +257,18 @@ def test_every_handler_refuses_who_lacks_the_role(panel_desk, tab, name, needed,
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_no_panel_scrolls_sideways_on_any_screen(sit_down, theme):
+def test_no_panel_scrolls_sideways_or_keeps_anybody_out_on_any_screen(sit_down, panel_desk, theme):
     page = sit_down("ada", "Bulk", color_scheme=theme)
-    ready = {"Bulk": "#bulk-columns", "Policy": "#policy-expected table", "Import": "#import-files", "Insight": "#insight figure", "People": "#people-table table"}  # fmt: skip
+    ready = {"Bulk": "#bulk-columns", "Policy": "#policy-expected table", "Import": "#import-files", "Insight": "#insight figure",
+             "Learning": "#learning-now p", "People": "#people-table table"}  # fmt: skip
     for tab, what in ready.items():
         page.get_by_role("tab", name=tab, exact=True).click()
         expect(page.locator(what).first).to_be_visible()
         for size in ((1280, 800), (1024, 768), (834, 1112), (768, 1024)):
             page.set_viewport_size({"width": size[0], "height": size[1]})
             assert page.evaluate("document.documentElement.scrollWidth") <= size[0], (tab, size)
+        assert barriers(page) == [], tab
+    login = page.context.browser.new_page(color_scheme=theme)
+    login.goto(f"{panel_desk.url}/login")
+    assert barriers(login) == []
+    login.close()

@@ -56,6 +56,16 @@ def filled(tmp_path, moderator):
     return make
 
 
+@pytest.fixture(scope="module")
+def small_desk(desk_here_for_all, tmp_path_factory):
+    """One desk for tests that change nothing."""
+    path = tmp_path_factory.mktemp("small") / "desk.db"
+    with Store(path) as store:
+        store.people.add("bob", PASSWORD)
+        store.library.add(list(remarks(3)))
+    return desk_here_for_all(path)
+
+
 @pytest.fixture
 def desk(desk_here, filled):
     """Starts a desk over a new store: `desk(count)`."""
@@ -556,9 +566,9 @@ def test_why_article_thread_and_copies_are_shown(desk, visit):
     assert "www.deckworld.example" in page.locator(".said .link").inner_text()
     assert page.locator("#q-stage a").count() == 0, "links are dead"
     assert page.locator(".bars li").count() == 4
-    expect(page.locator(".article h3")).to_have_text(BRIDGE.title)
+    expect(page.locator(".article h2")).to_have_text(BRIDGE.title)
     search("who reads the survey")
-    expect(page.locator(".answered h4")).to_contain_text("It answers Ines")
+    expect(page.locator(".answered header")).to_contain_text("It answers Ines")
     expect(page.locator(".context .nearest")).to_contain_text("similarity")
     page.locator("[name=text]").fill("credit")
     expect(page.locator(".hiding")).to_contain_text("1 invisible character; 1 sign turning the direction")
@@ -600,6 +610,31 @@ def test_a_private_endpoint_asks_for_the_session_too(desk):
     for path in ("next", "decide", "undo", "skip", "why", "counts", "hold", "articles"):
         assert httpx.post(f"{server.url}/desk/queue/{path}", json={}).status_code == 401
         assert login(server, "bob").post(f"/desk/queue/{path}", content=b"{nonsense").status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("decide", '{"id": 1e400, "label": "spam", "key": "12345678"}'),
+        ("decide", '{"id": 99999999999999999999, "label": "spam", "key": "12345678"}'),
+        ("decide", '{"id": 1, "label": "spam", "key": "12345678", "note": "\\ud800"}'),
+        ("decide", '{"id": 1, "label": "<b>", "key": "12345678"}'),
+        ("next", '{"choice": {"article": 99999999999999999999}}'),
+        ("next", '{"choice": {}, "have": [-99999999999999999999]}'),
+        ("next", '{"choice": {}, "n": 1000000}'),
+        ("next", '{"choice": {"show": "all"}, "after": [1, 99999999999999999999]}'),
+        ("why", '{"id": 99999999999999999999}'),
+        ("counts", '{"probability": ["spam", "NaN", 1]}'),
+    ],
+)
+def test_what_no_page_sends_is_refused_without_an_echo(small_desk, path, body):
+    answer = login(small_desk, "bob").post(
+        f"/desk/queue/{path}", content=body.encode(), headers={"content-type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()) in (
+        (422, {"detail": "This request cannot be understood."}),
+        (400, {"detail": "a probability range must lie within 0 and 1, found nan to 1.0"}),
+    )
 
 
 def login(server, name):
