@@ -56,10 +56,10 @@ def measure(url: str, presses: int) -> list[float]:
             LEAST,
         )
         for number in range(presses):
-            page.wait_for_timeout(400)
-            before = page.locator("#q-stage").get_attribute("data-id")
+            page.wait_for_function(
+                "(stage => stage.dataset.id && performance.now() - stage.dataset.shown > 400)(document.getElementById('q-stage'))"
+            )
             page.keyboard.press(str(number % 4 + 1))
-            page.wait_for_function("before => document.getElementById('q-stage').dataset.id !== before", arg=before)
         page.wait_for_timeout(500)
         took = page.evaluate("window.took")
         browser.close()

@@ -35,14 +35,15 @@ def barriers(page) -> list[str]:
 
 
 class Server:
-    """`moderation review` over `store`; `url` once it runs. It can be killed and started again on the same port."""
+    """`moderation review` (or `python app.py`) over `store`; `url` once it runs. It can be killed and started again on the same port."""
 
-    def __init__(self, store: str | os.PathLike, *options: object, folder: str | os.PathLike) -> None:
+    def __init__(self, store: str | os.PathLike, *options: object, folder: str | os.PathLike, app: bool = False) -> None:
         self.store, self.options, self.folder = store, list(map(str, options)), folder
+        self.program = [str(ROOT / "app.py")] if app else ["-m", "moderation.cli", "review"]
         self.port, self.url, self.output = "0", "", []
 
     def start(self) -> Server:
-        command = [sys.executable, "-m", "moderation.cli", "review", "--database", str(self.store), "--port", self.port]
+        command = [sys.executable, *self.program, "--database", str(self.store), "--port", self.port]
         self.process = subprocess.Popen(
             [*command, *self.options],
             cwd=self.folder,
@@ -140,8 +141,8 @@ def desk_server(tmp_path_factory):
     """Starts desks: `desk_server(store_file, "--option", ...)` gives a running `Server`; all end with the module."""
     running: list[Server] = []
 
-    def start(store: str | os.PathLike, *options: object) -> Server:
-        server = Server(store, *options, folder=tmp_path_factory.mktemp("desk"))
+    def start(store: str | os.PathLike, *options: object, app: bool = False) -> Server:
+        server = Server(store, *options, folder=tmp_path_factory.mktemp("desk"), app=app)
         running.append(server)
         return server.start()
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import httpx
 import pytest
+from desks import ROOT
 
 from moderation.store import Store
 
@@ -14,8 +17,8 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture(scope="module")
 def open_desk(desk_server, tmp_path_factory):
-    """A desk without users, over an empty store that is filled with the demo thread."""
-    return desk_server(tmp_path_factory.mktemp("open") / "desk.db")
+    """A desk without users, over an empty store that is filled with the demo thread, opened by `python app.py`."""
+    return desk_server(tmp_path_factory.mktemp("open") / "desk.db", app=True)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,11 @@ def test_an_empty_store_shows_the_demo_thread(open_desk):
     with Store(open_desk.store) as store:
         assert store.queue.count() == 57 and store.queue.sites() == ["demo"]
         assert all(item.verdict is not None for item in store.queue.page(limit=100).items)
+
+
+def test_make_app_opens_it_too():
+    said = subprocess.run(["make", "-n", "app"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ".venv/bin/moderation review" in said.splitlines()
 
 
 def test_without_users_only_this_machine_is_served(open_desk):
@@ -126,6 +134,17 @@ def test_a_proxys_header_logs_in_whom_it_names(users, desk_here):
     for headers in ({}, {"x-forwarded-email": "nobody@example.org"}, {"x-forwarded-email": "mo@example.org"}):
         assert httpx.get(f"{server.url}/desk/me", headers=headers).status_code == 401, headers
         assert httpx.post(f"{server.url}/gradio_api/queue/join", json={}, headers=headers).status_code == 401
+
+
+def test_too_large_an_upload_is_refused(users, desk_here):
+    server = desk_here(users, upload=5_000)
+    with httpx.Client(base_url=server.url) as client:
+        assert client.post("/login", data={"name": "ada@example.org", "password": PASSWORD}).status_code == 303
+        for size, status in ((4_000, 200), (50_000, 413), (3_000_000, 413)):
+            answer = client.post("/gradio_api/upload", files={"files": ("a.csv", b"x" * size)})
+            assert answer.status_code == status, (size, answer.text)
+        endless = client.post("/gradio_api/upload", content=iter([b"x"]))
+        assert endless.status_code == 413, "a body of unknown length"
 
 
 def test_the_same_header_from_anywhere_else_says_nothing(users, desk_here):
