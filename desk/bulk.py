@@ -47,6 +47,13 @@ window.addEventListener('pointerup', (event) => {
 """
 
 
+# The queue leads here with the number of a comment whose copies are to be decided (static/queue.js).
+_FROM_QUEUE = """
+document.addEventListener('desk-copies', (event) => trigger('select', {number: event.detail}));
+element.dataset.listens = '1';
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What was shown and would be decided; it lives on the server, so a browser can only ask for what it was shown.
@@ -69,7 +76,7 @@ def tab(desk: Desk) -> gr.Tab:
     def choose(how: str, label: str, low: float, high: float, site: str, copies: float | None) -> tuple[tuple, Filter]:
         """The inputs in one piece, and the filter that they stand for."""
         if how == COPIES:
-            number = int(copies or 0)
+            number = min(max(int(copies or 0), 0), 2**62)
             return (how, number), Filter(copies_of=number)
         low, high = sorted((float(low or 0), float(high or 0)))
         chosen = None if site == EVERY_SITE else site
@@ -160,6 +167,15 @@ def tab(desk: Desk) -> gr.Tab:
         return max(0, min(first, BINS)) / BINS, max(0, min(last + 1, BINS)) / BINS
 
     @told
+    def led_here(event: gr.EventData, request: gr.Request):
+        desk.user(request, ROLE)
+        try:
+            number = int(event.number)
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            raise UserError("no such comment") from None
+        return COPIES, gr.update(visible=False), gr.update(visible=True), number
+
+    @told
     def another(selection: Selection | None, label, request: gr.Request):
         desk.user(request, ROLE)
         if not isinstance(selection, Selection):
@@ -181,7 +197,7 @@ def tab(desk: Desk) -> gr.Tab:
         selection = gr.State(None)
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=420):
-                how = gr.Radio([RANGE, COPIES], value=RANGE, label="Choose undecided comments by", elem_id="bulk-how")
+                how = gr.Radio([RANGE, COPIES], value=RANGE, label="Choose undecided comments by")
                 with gr.Column(visible=True) as by_range:
                     with gr.Row():
                         label = gr.Dropdown(list(LABELS), value="spam", label="Probability of", min_width=140)
@@ -195,11 +211,9 @@ def tab(desk: Desk) -> gr.Tab:
                     copies = gr.Number(
                         value=None,
                         precision=0,
-                        minimum=1,
                         label="Or the number of a comment, as the queue shows it",
-                        elem_id="bulk-copies",
                     )
-                sentence = gr.HTML(elem_id="bulk-count", apply_default_css=False, js_on_load=None)
+                sentence = gr.HTML(elem_id="bulk-count", apply_default_css=False, js_on_load=_FROM_QUEUE)
                 give = gr.Radio(list(LABELS), value="spam", label="Label them all")
                 note = gr.Textbox(label="Note (optional)", max_length=2000, lines=1)
                 button = gr.Button("Label them", variant="primary", interactive=False, elem_id="bulk-apply")
@@ -222,6 +236,9 @@ def tab(desk: Desk) -> gr.Tab:
         groups.change(None, groups, copies, js="(value) => value", **quietly)
         give.change(relabel, [give, selection], button, **quietly)
         histogram.select(dragged, None, [low, high], **quietly)
+        sentence.select(led_here, None, [how, by_range, by_copies, copies], **quietly).then(
+            preview, [*inputs, give], shown, **quietly
+        )
         more.click(another, [selection, label], sample, **quietly)
         acted = [result, steps, step, groups]
         button.click(apply, [*inputs, give, note, selection], acted, **quietly).success(
@@ -254,6 +271,8 @@ def _histogram(counts: list[int], label: str, low: float, high: float) -> Markup
 
 
 def _sentence(selection: Selection) -> Markup:
+    if selection.filter.copies_of == 0:
+        return tag("p", "Choose what is posted most often, or give a number.", class_="said")
     if selection.filter.probability:
         label, low, high = selection.filter.probability
         rest = f" undecided with a probability of {label} from {low:.2f} to {high:.2f}"

@@ -165,7 +165,7 @@ def table(
         tag("tr", *(tag("td", cell, class_="n" if at in numbers else None, dir="auto") for at, cell in enumerate(line)))
         for line in lines
     ]
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body), class_="figures"), class_="scroll")
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *body), class_="figures"), class_="scroll", tabindex="0")
 
 
 def figures(headings: Sequence[str], lines: Sequence[Sequence[object]], numbers: Sequence[int] = ()) -> Markup:

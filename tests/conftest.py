@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # The reference runs the suite, which makes many models and compiles none; test_runtime.py holds the compiled encoder to it.
 os.environ.setdefault("MODERATION_RUNTIME", "torch")
 
-pytest.register_assert_rewrite("panels")  # which tests import before pytest does
+pytest.register_assert_rewrite("panels", "desks")  # which tests import before pytest does
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "data" / "samples"

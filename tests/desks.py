@@ -21,7 +21,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-expect.set_options(timeout=120_000)  # a machine that does much else at the same time is slow, not wrong
+expect.set_options(timeout=240_000)  # a machine that does much else at the same time is slow, not wrong
 
 ROOT = Path(__file__).parent.parent
 

@@ -105,7 +105,7 @@ def sit_down(panel_desk, browser):
     def open_page(name: str, tab: str, **options):
         context = browser.new_context(viewport={"width": 1280, "height": 800}, **options)
         page = context.new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(240_000)
         page.alarms = []
         page.on("dialog", lambda dialog: (page.alarms.append(f"dialog {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: leaves(request.url, panel_desk.url) and page.alarms.append(f"request {request.url}"))

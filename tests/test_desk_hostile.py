@@ -66,7 +66,7 @@ def server(tmp_path_factory, desk_here_for_all, moderator):
 
 
 def enter(page, server):
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(240_000)
     page.goto(server.url)
     page.get_by_label("Name").fill("ada")
     page.get_by_label("Password").fill(PASSWORD)

@@ -81,7 +81,7 @@ SIZES = ((1280, 800), (1024, 768), (834, 1112), (768, 1024))
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_nothing_scrolls_sideways_the_keys_are_in_view_and_nobody_is_kept_out(server, browser, theme):
     context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=theme)
-    context.set_default_timeout(120_000)
+    context.set_default_timeout(240_000)
     page = context.new_page()
     page.goto(server.url)
     expect(page.locator("#q-stage .card")).to_be_visible()
@@ -107,6 +107,7 @@ def test_nothing_scrolls_sideways_the_keys_are_in_view_and_nobody_is_kept_out(se
 
 def test_everything_can_be_reached_by_keyboard(server, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(240_000)
     page.goto(server.url)
     expect(page.locator("#q-stage .card")).to_be_visible()
     reached = set()

@@ -79,7 +79,7 @@ def visit(browser):
 
     def open_page(server, name="ada", path="/", **settings):
         context = browser.new_context(viewport={"width": 1280, "height": 800}, **settings)
-        context.set_default_timeout(120_000)
+        context.set_default_timeout(240_000)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: "Policy" in message.text and troubles.append(message.text))
@@ -101,7 +101,7 @@ def visit(browser):
 
 
 def ready(page):
-    expect(page.locator("#q-stage .card, #q-stage .empty button").first).to_be_visible(timeout=60_000)
+    expect(page.locator("#q-stage .card, #q-stage .empty button").first).to_be_visible()
 
 
 def shown(page):
@@ -562,7 +562,7 @@ def test_why_article_thread_and_copies_are_shown(desk, visit):
     expect(page.locator(".chip.copies")).to_have_text("posted 14 times")
     page.locator(".same summary").click()
     expect(page.locator(".same li")).to_have_count(13)
-    expect(page.locator(".said mark").first).to_be_visible(timeout=60_000)
+    expect(page.locator(".said mark").first).to_be_visible()
     assert "www.deckworld.example" in page.locator(".said .link").inner_text()
     assert page.locator("#q-stage a").count() == 0, "links are dead"
     assert page.locator(".bars li").count() == 4
