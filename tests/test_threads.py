@@ -12,14 +12,14 @@ from datasketch import MinHash, MinHashLSH
 from moderation.schema import LABELS, ROW_FIELDS, Comment
 
 FOLDER = ROOT / "data" / "threads"
-SPLITS = ("train", "validation", "test")
+FILES = ("train", "validation", "test", "third-round")
 
 
 @pytest.fixture(scope="module")
 def rows():
     found = []
-    for split in SPLITS:
-        with (FOLDER / f"{split}.jsonl").open(encoding="utf-8") as lines:
+    for name in FILES:
+        with (FOLDER / f"{name}.jsonl").open(encoding="utf-8") as lines:
             found += [json.loads(line) for line in lines]
     return found
 
