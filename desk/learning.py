@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 from markupsafe import Markup
 
+from desk import plots
 from desk.frame import told
 from desk.render import join, tag
 from moderation import UserError
@@ -133,25 +134,32 @@ def tab(desk: Desk) -> gr.Tab:
         return _drifts([str(one) for one in find(store, 4, champion.added_at or None)])
 
     with gr.Tab("Learning", id="learning") as made:
+        plain = {"apply_default_css": False, "js_on_load": None}
         with gr.Row(equal_height=False):
-            with gr.Column(scale=3, min_width=420):
-                now = gr.HTML(elem_id="learning-now", apply_default_css=False, js_on_load=None)
+            with gr.Column(scale=4, min_width=380):
+                now = gr.HTML(elem_id="learning-now", **plain)
                 with gr.Row():
-                    fast = gr.Button("Train (about a minute)", variant="primary", elem_id="train-fast")
-                    full = gr.Button("Train fully (hours, in the background)", elem_id="train-full")
-                progress = gr.HTML(elem_id="learning-progress", apply_default_css=False, js_on_load=None)
-                result = gr.HTML(elem_id="learning-result", apply_default_css=False, js_on_load=None)
-                share = gr.Slider(0, 50, 20, step=5, label="Of the order by value, drawn by lot (%)", elem_id="learning-share")
+                    fast = gr.Button("Train (about a minute)", variant="primary", elem_id="train-fast", min_width=160)
+                    full = gr.Button("Train fully (hours)", elem_id="train-full", min_width=160)
+                progress = gr.HTML(elem_id="learning-progress", **plain)
+                result = gr.HTML(elem_id="learning-result", **plain)
+                gr.HTML(tag("section", tag("h3", "What to label next")), **plain)
+                share = gr.Slider(
+                    0, 50, 20, step=5, label="Drawn by lot, so that estimates stay fair (%)", elem_id="learning-share"
+                )
                 value = gr.Button("Order the queue by the value of a label", elem_id="learning-order")
+                ordered = gr.HTML(elem_id="learning-ordered", **plain)
+                gr.HTML(tag("section", tag("h3", "Is the site still what the model learned from?")), **plain)
                 look = gr.Button("Look for drift", elem_id="learning-look")
-                drifts = gr.HTML(elem_id="learning-drift", apply_default_css=False, js_on_load=None)
-            with gr.Column(scale=4, min_width=420):
+                drifts = gr.HTML(elem_id="learning-drift", **plain)
+            with gr.Column(scale=5, min_width=420):
+                gr.HTML(tag("section", tag("h3", "Challenger and champion")), **plain)
                 version = gr.Dropdown([], label="Version", elem_id="learning-version")
+                judged = gr.HTML(elem_id="learning-judgement", **plain)
                 with gr.Row():
-                    hold = gr.Button("Compare with the champion", elem_id="learning-compare")
-                    up = gr.Button("Promote", variant="primary", elem_id="learning-promote")
-                    down = gr.Button("Roll back", elem_id="learning-rollback")
-                judged = gr.HTML(elem_id="learning-judgement", apply_default_css=False, js_on_load=None)
+                    hold = gr.Button("Compare", elem_id="learning-compare", min_width=110)
+                    up = gr.Button("Promote", variant="primary", elem_id="learning-promote", min_width=110)
+                    down = gr.Button("Roll back", elem_id="learning-rollback", min_width=110)
         timer = gr.Timer(_LOOK, active=False)
         everything = [now, progress, result, version, judged, fast, full, timer]
         quietly = {"api_visibility": "private", "show_progress": "hidden"}
@@ -159,10 +167,11 @@ def tab(desk: Desk) -> gr.Tab:
         fast.click(_with(start, False), None, everything, **quietly)
         full.click(_with(start, True), None, everything, **quietly)
         timer.tick(tick, None, [progress, now, *everything[2:]], **quietly)
+        version.input(compare, version, judged, **quietly)
         hold.click(compare, version, judged, **quietly)
         up.click(promote, version, everything, **quietly)
         down.click(back, None, everything, **quietly)
-        value.click(order, share, result, **quietly)
+        value.click(order, share, ordered, **quietly)
         look.click(drift, None, drifts, **quietly)
     return made
 
@@ -202,18 +211,21 @@ def _begin(registry: Registry, database: str, full: bool) -> None:
 def _now(registry: Registry, decided: Mapping[int, int]) -> Markup:
     from training.versions import latest
 
-    champion, data = registry.champion(), latest(registry.folder / "data")
-    lines = [tag("p", tag("strong", "Champion: "), champion), tag("p", f"{sum(decided.values()):,} comments are decided.")]
+    data = latest(registry.folder / "data")
+    boxes = [(sum(decided.values()), "comments decided")]
+    note = "Nothing was trained from them yet."
     if data is not None:
         uses = {use: sum(counts.values()) for use, counts in data.about["uses"].items()}
-        waiting = f", {uses['doubted']:,} wait for another look" if uses.get("doubted") else ""
-        lines.append(
-            tag(
-                "p",
-                f"The last training learned from {uses.get('train', 0):,} of them and kept {uses.get('holdout', 0):,} to judge by{waiting} ({data.name}).",
-            )
-        )
-    return tag("section", *lines, class_="plot")
+        boxes += [(uses.get("train", 0), "taught the last training"), (uses.get("holdout", 0), "kept to judge by")]
+        boxes += [(uses["doubted"], "wait for another look")] if uses.get("doubted") else []
+        boxes += [(uses["disputed"], "in dispute")] if uses.get("disputed") else []
+        note = f"Version of the data: {data.name}"
+    return tag(
+        "section",
+        tag("h3", f"Champion: {registry.champion()}"),
+        tag("ul", *(tag("li", tag("strong", f"{count:,}"), what) for count, what in boxes), class_="boxes"),
+        tag("p", note, class_="plot-note"),
+    )
 
 
 def _progress(state: Mapping | None) -> Markup | str:
@@ -221,13 +233,32 @@ def _progress(state: Mapping | None) -> Markup | str:
         return ""
     if state["running"]:
         step, steps = state.get("step", 0), state.get("steps", 0)
-        part = f" {step} of {steps}" if steps else ""
-        return tag("p", f"{state['stage']}{part} …", class_="said", role="status")
+        part = f", {step:,} of {steps:,}" if steps else ""
+        said = tag("p", f"{_sentence(state['stage'])}{part} …", class_="said", role="status")
+        if not steps:
+            return tag("section", tag("h3", "Training"), said)
+        share = 100 * step / steps
+        bar = tag(
+            "div",
+            tag("span", style=f"width:{share:.1f}%"),
+            class_="progress",
+            role="progressbar",
+            aria_valuenow=str(round(share)),
+            aria_valuemin="0",
+            aria_valuemax="100",
+            aria_label=state["stage"],
+        )
+        return tag("section", tag("h3", "Training"), bar, said)
     outcome = state.get("outcome")
     if not outcome:
-        return tag("p", "The last training was interrupted; start it again, it goes on from what is on disk.", class_="said")
+        return tag(
+            "p", "The last training was interrupted; start it again, it goes on from what is on disk.", class_="said warn"
+        )
     doubted = f" {outcome['doubted']} labels look wrong and wait in the queue (“flagged”)." if outcome.get("doubted") else ""
-    return tag("p", tag("strong", "Last training: "), f"{outcome['sentence']}.{doubted}", class_="said")
+    bad = " warn" if outcome["outcome"] in ("failed", "refuse") else ""
+    return tag(
+        "section", tag("h3", "Last training"), tag("p", f"{_sentence(outcome['sentence'])}.{doubted}", class_=f"said{bad}")
+    )
 
 
 def _judgement(registry: Registry, version: str | None) -> Markup | str:
@@ -237,19 +268,17 @@ def _judgement(registry: Registry, version: str | None) -> Markup | str:
     if not judged:
         return tag("p", "This version was not judged here.", class_="plot-empty") if version else ""
     champion = registry.champion()
-    stale = "" if judged["champion"] == champion else f" It was judged against {judged['champion']}, which is not champion now."
-    head = tag("tr", *(tag("th", name, scope="col") for name in ("figure", "champion", "challenger", "difference (95 %)", "")))
+    stale = ""
+    if judged["champion"] != champion:
+        stale = tag("p", f"It was judged against {judged['champion']}, which is not champion now.", class_="said warn")
+    names = ("figure", "champion", "challenger", "difference (95 %)", "")
     rows = [
-        tag(
-            "tr",
-            tag("td", figure["name"]),
-            tag("td", _figure(figure["champion"])),
-            tag("td", _figure(figure["challenger"])),
-            tag(
-                "td",
-                f"{_figure(figure['difference'], '+')} ({_figure(figure['interval'][0], '+')} to {_figure(figure['interval'][1], '+')})",
-            ),
-            tag("td", "loses too much" if figure["lost"] else figure["verdict"]),
+        (
+            _sentence(figure["name"]),
+            _figure(figure["champion"]),
+            _figure(figure["challenger"]),
+            f"{_figure(figure['difference'], '+')} ({_figure(figure['interval'][0], '+')} to {_figure(figure['interval'][1], '+')})",
+            tag("strong", "loses too much") if figure["lost"] else figure["verdict"],
         )
         for figure in judged["figures"]
     ]
@@ -258,11 +287,17 @@ def _judgement(registry: Registry, version: str | None) -> Markup | str:
             "p",
             f"Thresholds of {plan['site'] or 'all sites'}: {plan['flagged_before']:.0%} of recent comments go to a person now, "
             f"{plan['flagged_after']:.0%} after the promotion with thresholds fitted anew ({plan['flagged_unfitted']:.0%} with the old ones).",
+            class_="plot-note",
         )
         for plan in judged["policies"]
     ]
-    table = tag("table", tag("thead", head), tag("tbody", *rows)) if rows else ""
-    return tag("section", tag("p", tag("strong", judged["sentence"] + "."), stale), table, join(plans), class_="plot")
+    said = tag("p", f"{_sentence(judged['sentence'])}.", class_="said" if judged["outcome"] == "promote" else "said warn")
+    table = plots.table(names, rows, numbers=(1, 2, 3, 4)) if rows else ""
+    return tag("section", said, stale, table, join(plans))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _figure(value: float | None, sign: str = "") -> str:

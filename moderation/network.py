@@ -47,6 +47,17 @@ class Thread(NamedTuple):
     article_tokens: Tokens
 
 
+class Measured(NamedTuple):
+    """What a head goes by: the comment (B, d), surface features (B, K), similarities (B, N_SIMILARITIES) scaled to a few
+    units, the nearness (B,) of the comment to what it stands under, and whether there is anything to be near to (B,), 0 or 1."""
+
+    comment: Tensor
+    surface: Tensor
+    similarities: Tensor
+    near: Tensor
+    comparable: Tensor
+
+
 class Table:
     """Encoded texts by number, from which threads are laid out for the head; the last row stands for "no text".
 
@@ -129,14 +140,25 @@ class Head(nn.Module):
 
     def forward(self, thread: Thread) -> tuple[Tensor, Tensor]:
         """Logits (B, 3) of spam, low-effort and off-topic, and similarities (B, S) of comment and segments."""
+        measured, ranked = self.measure(thread)
+        return self.judge(measured), ranked
+
+    def measure(self, thread: Thread) -> tuple[Measured, Tensor]:
+        """What `judge` goes by, and similarities (B, S) of comment and segments. Costly, and nothing in it is learned here:
+        under a frozen encoder it is worked out once for all heads with the same `informativeness`."""
         similarities, ranked, near = self._compare(thread)
-        style = torch.cat([thread.comment, thread.surface, similarities], dim=-1)
         comparable = (thread.segment_mask.any(-1) | (thread.parent != 0).any(-1)).float()
-        far = (self.nearness[1] - self.nearness[0] * near) * comparable
-        measured = torch.cat([thread.surface, similarities], dim=-1)
-        manner = self.manner(thread.comment)
-        off_topic = self.off_topic(torch.cat([manner, measured], dim=-1)) + self.trend(measured) + far[:, None]
-        return torch.cat([self.spam(style), self.low_effort(style), off_topic], dim=-1), ranked
+        return Measured(thread.comment, thread.surface, similarities, near, comparable), ranked
+
+    def judge(self, seen: Measured) -> Tensor:
+        """Logits (B, 3) of spam, low-effort and off-topic."""
+        style = torch.cat([seen.comment, seen.surface, seen.similarities], dim=-1)
+        measured = torch.cat([seen.surface, seen.similarities], dim=-1)
+        far = (self.nearness[1] - self.nearness[0] * seen.near) * seen.comparable
+        off_topic = (
+            self.off_topic(torch.cat([self.manner(seen.comment), measured], dim=-1)) + self.trend(measured) + far[:, None]
+        )
+        return torch.cat([self.spam(style), self.low_effort(style), off_topic], dim=-1)
 
     def _compare(self, thread: Thread) -> tuple[Tensor, Tensor, Tensor]:
         """Similarities (B, N_SIMILARITIES), scaled to a few units, those of the segments (B, S), and the nearness (B,)."""

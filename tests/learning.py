@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import pytest
 
 from moderation.model import Moderator
 from moderation.registry import Registry
 from moderation.schema import LABELS, Article, Comment
+from moderation.store import Store
 
 _NOUNS = [
     "bridge",
@@ -139,13 +141,36 @@ def registry(first_model, vectors, tmp_path, monkeypatch):
     return registry
 
 
+@pytest.fixture(scope="session")
+def filled(first_model, tmp_path_factory):
+    """A store with a site's comments, judged by the first model; tests work on copies."""
+    path = tmp_path_factory.mktemp("site") / "desk.db"
+    with Store(path) as store, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODERATION_MODELS", str(path.parent / "models"))
+        registry = Registry()
+        registry.promote(registry.add(first_model), by="test", why="the first")
+        Site(store, registry)
+    return path
+
+
+@pytest.fixture
+def site(filled, registry, tmp_path):
+    """A site of 336 comments under 28 articles, none of them decided."""
+    shutil.copyfile(filled, tmp_path / "desk.db")
+    with Store(tmp_path / "desk.db") as store:
+        yield Site(store, registry, filled=True)
+
+
 class Site:
     """A store with a site's comments, and moderators who know the right label of each."""
 
-    def __init__(self, store, registry, articles=range(28), each=12, seed=1, site="site.example"):
+    def __init__(self, store, registry, articles=range(28), each=12, seed=1, site="site.example", filled=False):
         self.store, self.registry, self.truth, self.flipped = store, registry, {}, {}
         self._keys = 0
-        self.bring(articles, each, seed, site)
+        if filled:  # a copy of a store that holds them already
+            self.truth = {comment.comment_id: label for comment, label in comments(articles, each, seed, site)}
+        else:
+            self.bring(articles, each, seed, site)
 
     def bring(self, articles, each, seed, site="site.example", start=0):
         pairs = list(comments(articles, each, seed, site, start))

@@ -1,30 +1,27 @@
 """The Learning tab in a browser: train, compare, promote, roll back, on a store with a month of decisions."""
 
 import pytest
-from learning import Site
 from playwright.sync_api import expect
 
 from moderation.registry import Registry
-from moderation.store import Store
 
 pytest_plugins = ["desks", "learning"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # it trains, in a process of the lowest priority
-def test_a_lead_trains_compares_promotes_and_rolls_back(registry, small_threads, desk_here, browser, tmp_path, monkeypatch):
+def test_a_lead_trains_compares_promotes_and_rolls_back(
+    site, registry, small_threads, desk_here, browser, tmp_path, monkeypatch
+):
     first = registry.champion()
-    path = tmp_path / "desk.db"
-    with Store(path) as store:
-        site = Site(store, registry)
-        site.decide(site.open()[:250])
-        for name, role in (("mia", "moderator"), ("lena", "lead")):
-            store.people.add(name, "correct horse battery", role)
+    site.decide(site.open()[:250])
+    for name, role in (("mia", "moderator"), ("lena", "lead")):
+        site.store.people.add(name, "correct horse battery", role)
     # The desk starts `moderation train` where it stands; our threads in small are found there.
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "threads").symlink_to(small_threads)
     monkeypatch.chdir(tmp_path)
-    desk = desk_here(path)
+    desk = desk_here(tmp_path / "desk.db")
     lena = browser.new_page()
     lena.set_default_timeout(240_000)
     lena.goto(desk.url)
@@ -35,9 +32,7 @@ def test_a_lead_trains_compares_promotes_and_rolls_back(registry, small_threads,
     expect(lena.locator("#learning-now")).to_contain_text(first)
     lena.locator("#train-fast").click()
     expect(lena.locator("#learning-result")).to_contain_text("Training has begun")
-    expect(lena.locator("#learning-progress")).to_contain_text(
-        "Last training: better on the site's own holdout", timeout=1_500_000
-    )
+    expect(lena.locator("#learning-progress")).to_contain_text("Better on the site's own holdout", timeout=1_500_000)
     lena.locator("#learning-compare").click()
     expect(lena.locator("#learning-judgement table")).to_contain_text("macro-F1")
     lena.locator("#learning-promote").click()
@@ -46,6 +41,8 @@ def test_a_lead_trains_compares_promotes_and_rolls_back(registry, small_threads,
     lena.locator("#learning-rollback").click()
     expect(lena.locator("#learning-result")).to_contain_text(f"{first} is champion")
     assert Registry().champion() == first
+    lena.locator("#learning-order").click()
+    expect(lena.locator("#learning-ordered")).to_contain_text("86 undecided comments are in order of value")
     mia = browser.new_context().new_page()
     mia.set_default_timeout(240_000)
     mia.goto(desk.url)

@@ -1,5 +1,6 @@
 """The learning loop on both databases where the database matters: data versions, training, the gate, promotion, bad cases."""
 
+import csv
 import json
 import os
 import resource
@@ -12,23 +13,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT
-from learning import Site
+from learning import Site, comments
+from learning import row as labelled
 
+from moderation.cli import main
 from moderation.model import Moderator
 from moderation.policy import Policy
 from moderation.registry import Champion
-from moderation.schema import LABELS, Comment, UserError
+from moderation.schema import LABELS, ROW_FIELDS, Comment, UserError
 from moderation.store import Filter, Store
 from training import loop, versions
 from training.versions import Rules
 
 pytest_plugins = ["databases", "learning"]
-
-
-@pytest.fixture
-def site(registry, tmp_path):
-    with Store(tmp_path / "desk.db") as store:
-        yield Site(store, registry)
 
 
 def train(site, threads, **options):
@@ -243,7 +240,33 @@ def test_all_moderators_disagree(site, small_threads):
         train(site, small_threads)
 
 
-def test_a_typo_in_a_label_names_the_comment(site, small_threads):
+def test_labels_of_a_table_become_decisions_and_a_typo_in_one_takes_in_none(site, registry, tmp_path):
+    site.decide(site.open()[:5])
+    pairs = list(comments(range(3), 6, seed=1)) + list(comments(range(40, 42), 8, site="old.example"))
+    model = Moderator.from_pretrained()
+    table = tmp_path / "labels.csv"
+
+    def write(*answers):
+        with table.open("w", newline="") as lines:
+            rows = csv.DictWriter(lines, [*ROW_FIELDS, "label"])
+            rows.writeheader()
+            rows.writerows(labelled(comment, answer) for (comment, _), answer in zip(pairs, answers, strict=True))
+
+    right = [label for _, label in pairs]
+    write(*right[:6], "of-topic", *right[7:])
+    before = len(versions.gather(site.store))
+    with pytest.raises(UserError, match=r"labels\.csv.* 8.*'of-topic'; expected one of on-topic, off-topic, spam, low-effort"):
+        loop.bring_labels(site.store, model, [str(table)], "old")
+    assert len(versions.gather(site.store)) == before and site.store.queue.count() == len(site.truth) - 5
+    write(*right)
+    made, read = loop.bring_labels(site.store, model, [str(table)], "old")
+    assert read == len(pairs) and len(versions.gather(site.store)) == before + made
+    assert loop.bring_labels(site.store, model, [str(table)], "old") == (0, read), "the same table again changes nothing"
+    taught = {one.comment.comment_id: one.label for one in versions.gather(site.store) if one.user == "old"}
+    assert taught.items() <= {comment.comment_id: label for comment, label in pairs}.items() and made == len(taught)
+
+
+def test_a_wrong_label_in_the_store_names_the_comment(site, small_threads):
     import sqlalchemy as sa
 
     site.decide(site.open()[:50])
@@ -311,6 +334,7 @@ def test_the_disk_is_full(site, registry, small_threads):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_full_lane_continues_the_adapter_and_goes_on_after_a_kill(site, registry, small_threads):
     site.decide(site.open()[:200])
     run = begin(site, small_threads, "full")
@@ -343,29 +367,38 @@ def test_the_full_lane_continues_the_adapter_and_goes_on_after_a_kill(site, regi
 # -- the commands -------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_commands_list_train_promote_and_take_back(site, registry, small_threads, command):
-    def say(*arguments):
-        done = command(*arguments)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_commands_list_train_promote_and_take_back(site, registry, small_threads, command, monkeypatch, capsys):
+    def run(*arguments):  # a process of its own
+        done = command(*arguments, timeout=1200)
         return SimpleNamespace(returncode=done.returncode, stdout=done.stdout.decode(), stderr=done.stderr.decode())
 
+    def say(*arguments):  # in this one: to start Python is most of what the others would cost
+        monkeypatch.setattr(sys, "argv", ["moderation", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return SimpleNamespace(returncode=end.value.code, **capsys.readouterr()._asdict())
+
+    monkeypatch.setenv("COLUMNS", "140")
     first = registry.champion()
     registry.folder = registry.folder.absolute()
-    assert "is the champion" in say("models").stdout
+    assert "is the champion" in say("models").out
     site.decide(site.open()[:250])
     database = ["--database", site.store.database.url.database]
-    done = say("train", "--from-store", "--threads", small_threads, *database)
+    done = run("train", "--from-store", "--threads", small_threads, *database)
     assert done.returncode == 0, done.stderr
     assert "Champion and challenger" in done.stdout and "macro-F1" in done.stdout and "promote it: " in done.stdout
     version = next(one.version for one in registry.versions() if not one.champion and not one.shipped)
-    listed = say("models", "list").stdout
+    listed = say("models", "list").out
     assert version in listed and first in listed
-    assert "every file is what its SHA-256 says" in say("models", "show", version).stdout
+    assert "every file is what its SHA-256 says" in say("models", "show", version).out
     promoted = say("models", "promote", version, *database)
-    assert promoted.returncode == 0, promoted.stderr
-    assert f"{version} is champion" in promoted.stdout and "undecided comments were judged anew" in promoted.stdout
-    assert f"{first} is champion" in say("models", "rollback", *database).stdout
-    assert "no drift" in say("models", "drift", *database).stdout
-    wrong = say("models", "promote", "nonsense", *database)
+    assert promoted.returncode == 0, promoted.err
+    assert f"{version} is champion" in promoted.out and "undecided comments were judged anew" in promoted.out
+    assert f"{first} is champion" in say("models", "rollback", *database).out
+    assert "no drift" in say("models", "drift", *database).out
+    wrong = run("models", "promote", "nonsense", *database)
     assert wrong.returncode == 2 and wrong.stderr.startswith("moderation: ") and len(wrong.stderr.splitlines()) == 1
-    assert "name the version" in say("models", "show").stderr
-    assert "belong to --from-store" in say("train", "--full").stderr
+    assert "name the version" in say("models", "show").err
+    assert "belong to --from-store" in say("train", "--full").err

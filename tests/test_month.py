@@ -23,6 +23,7 @@ def month():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_month_of_decisions_refuses_one_model_and_promotes_the_next(registry, small_threads, tmp_path, capsys):
     script = month()
     pairs = list(comments(range(28), 12, seed=1))

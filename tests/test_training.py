@@ -237,6 +237,18 @@ def test_vector_scaling_mends_overconfidence_and_prior():
     np.testing.assert_allclose(mended.mean(0), np.bincount(truth) / len(truth), atol=0.03)
 
 
+def test_few_decisions_leave_the_constants_of_the_model_before_and_many_do_not():
+    before = {"scale": [0.7, 0.9, 0.8, 0.8], "bias": [-0.3, -0.2, -0.2, 0.7]}
+    draw = np.random.default_rng(1)
+    moved = {}
+    for count in (0, 20, 5000):
+        truth = draw.choice(4, count, p=[0.25] * 4)
+        scores = draw.normal(size=(count, 4)) + 2 * np.eye(4)[truth]
+        found = calibrate.vector_scaling(scores - np.log(np.exp(scores).sum(-1, keepdims=True)), truth, before=before)
+        moved[count] = np.abs(np.array(found["bias"]) - np.array(before["bias"])).max()
+    assert moved[0] == 0 and moved[20] < 0.15 < 0.4 < moved[5000]
+
+
 def test_what_is_told_apart_without_error_gets_no_probability_of_one():
     truth = np.arange(200) % 4
     constants = calibrate.vector_scaling(np.where(np.eye(4)[truth] == 1, -0.01, -9.0), truth)

@@ -1,9 +1,9 @@
 """Which comment a moderator should label next, for the most learned from each label.
 
-The value of a label is a mean of ranks: how unsure the model is, how much two ways of judging disagree, how new the article
-is. Of comments that are close to each other only one is asked about (diversity, by k-means on the vectors). A part of
-the order is left to chance: what those comments turn out to be tells how the whole site is, unbiased; they are marked
-(`Lessons.order`) so that estimates can go by them alone.
+The value of a label is a weighted mean of ranks: how unsure the model is, how much two ways of judging disagree, how new the
+article is, and whether it stands behind a drift (`training/drift.py`). Of comments that are nearly copies of each other only
+one is asked about at first (diversity). A part of the order is left to chance: what those comments turn out to be tells
+how the whole site is, unbiased; they are marked (`Lessons.order`) so that estimates can go by them alone.
 """
 
 from __future__ import annotations
@@ -13,18 +13,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import rankdata
 
 from moderation.model import COMMENT_TOKENS, Moderator
 from moderation.schema import LABELS
 from moderation.store import Store
 from moderation.text import view
+from training import drift
 
 #: Part of the order that is left to chance.
 RANDOM_SHARE = 0.2
 #: Undecided comments that are looked at, the newest; the rest of the queue keeps its order behind them.
 POOL = 2000
-#: Comments of one cluster are asked about one by one; there is a cluster for so many comments.
-_CLUSTER = 10
+#: Weights of uncertainty, disagreement, newness and drift. By itself uncertainty is the best of them (docs/BENCHMARKS.md), so the
+#: next two decide between comments that are about as uncertain.
+WEIGHTS = (10.0, 1.0, 1.0, 5.0)
+#: Weeks in which a drift still makes its articles worth a label.
+DRIFT_WEEKS = 4
+#: Cosine from which two comments are near copies of each other.
+NEAR = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +67,25 @@ def neighbours(vectors: np.ndarray, known: np.ndarray, labels: np.ndarray, class
     return (shares + 0.5) / (k + 0.5 * classes)
 
 
-def rank(values: Sequence[np.ndarray], vectors: np.ndarray | None = None, share: float = RANDOM_SHARE, seed: int = 0) -> Ranked:
-    """Order a pool of N by the mean rank of `values` (each (N,), high is worth more), one of a cluster at a time.
+def rank(
+    values: Sequence[np.ndarray],
+    vectors: np.ndarray | None = None,
+    share: float = RANDOM_SHARE,
+    seed: int = 0,
+    weights: Sequence[float] | None = None,
+) -> Ranked:
+    """Order a pool of N by the mean rank of `values` (each (N,), high is worth more), near copies behind.
 
     Args:
         vectors: (N, d) for diversity; None for none.
         share: part of the places that chance fills, 0..1.
+        weights: of the values, equal without.
     """
     count = len(values[0])
-    ranks = np.mean([np.argsort(np.argsort(value, kind="stable"), kind="stable") for value in values], axis=0)
+    ranks = np.average([rankdata(value) for value in values], axis=0, weights=weights)  # equals get the same rank
     best = list(np.argsort(-ranks, kind="stable"))
     if vectors is not None and count > 10:
-        best = _spread(best, vectors, seed)
+        best = _spread(best, vectors)
     draw = random.Random(seed)
     order, drawn, taken = [], set(), set()
     by_chance = list(range(count))
@@ -103,7 +117,13 @@ def order_queue(store: Store, champion: Moderator, share: float = RANDOM_SHARE, 
     busy = store.lessons.busy_threads()
     fresh = np.array([-busy.get(item.article, 0) for item in items], dtype=float)
     values = [uncertainty(probabilities), disagreement(probabilities, neighbours(vectors, known, labels, len(LABELS))), fresh]
-    ranked = rank(values, vectors, share, seed)
+    drifting: dict[int, int] = {}
+    for one in drift.find(store, DRIFT_WEEKS):
+        for number, (_, count) in zip(one.numbers, one.articles, strict=True):
+            drifting[number] = max(count, drifting.get(number, 0))
+    if drifting:
+        values.append(np.array([drifting.get(item.article, 0) for item in items], dtype=float))
+    ranked = rank(values, vectors, share, seed, WEIGHTS[: len(values)])
     store.lessons.order(
         {items[place].id: 1 - number / len(items) for number, place in enumerate(ranked.order)},
         [items[place].id for place in ranked.order[: len(items) // 4] if place in ranked.drawn],
@@ -111,18 +131,15 @@ def order_queue(store: Store, champion: Moderator, share: float = RANDOM_SHARE, 
     return ranked
 
 
-def _spread(best: list[int], vectors: np.ndarray, seed: int) -> list[int]:
-    """The same with the best of every cluster first, then the second of every cluster, and so on."""
-    from sklearn.cluster import MiniBatchKMeans
-
-    clusters = max(2, min(len(best) // _CLUSTER, 200))
-    of = MiniBatchKMeans(clusters, random_state=seed, n_init=1, batch_size=1024, max_iter=20).fit_predict(vectors)
-    seen = np.zeros(clusters, dtype=int)
-    rounds = {}
-    for place in best:
-        rounds[place] = seen[of[place]]
-        seen[of[place]] += 1
-    return sorted(best, key=lambda place: rounds[place])  # stable: by value within a round
+def _spread(best: list[int], vectors: np.ndarray) -> list[int]:
+    """The same with near copies of better comments behind: the best of every cluster of them first, then the second, and so on."""
+    units = vectors[best] / np.maximum(np.linalg.norm(vectors[best], axis=1, keepdims=True), 1e-9)
+    better = np.zeros(len(best), dtype=int)  # how many near copies stand before each
+    for start in range(0, len(best), 1024):
+        rows = np.arange(start, min(start + 1024, len(best)))
+        near = units[rows] @ units[: rows[-1] + 1].T >= NEAR
+        better[rows] = (near & (np.arange(rows[-1] + 1) < rows[:, None])).sum(1)
+    return [best[place] for place in np.argsort(better, kind="stable")]  # stable: by value among equals
 
 
 def _vectors(champion: Moderator, comments) -> np.ndarray:

@@ -30,6 +30,10 @@ def train(
     status_weight: Annotated[
         float, typer.Option(min=0, max=1, help="Weight of the platform's own status of undecided comments; 0 ignores it.")
     ] = 0.0,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="With --from-store: tables of labelled rows that become decisions first; repeat for several."),
+    ] = None,
     background: Annotated[bool, typer.Option("--background", help="Leave the processor to others.")] = False,
     database: Annotated[str | None, typer.Option(help="The desk's database; see `moderation import`.")] = None,
 ) -> None:
@@ -39,10 +43,11 @@ def train(
     if from_store:
         from training.loop_cli import train_from_store
 
-        train_from_store(database, full, bulk_weight, status_weight, promote, threads if threads.is_dir() else None, background)
+        ours = threads if threads.is_dir() else None
+        train_from_store(database, full, bulk_weight, status_weight, promote, ours, background, labels or [])
         return
-    if full or promote:
-        raise UserError("--full and --promote belong to --from-store")
+    if full or promote or labels:
+        raise UserError("--full, --promote and --labels belong to --from-store")
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

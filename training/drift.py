@@ -28,7 +28,8 @@ class Drift:
 
     Attributes:
         kind: "mix", "confidence" or "agreement". week: its beginning, seconds since 1970. label: of the mix, else "".
-        before, after: shares (or mean confidences). articles: (title, comments) behind it, the most first.
+        before, after: shares (or mean confidences). articles: (title, comments) behind it, the most first; `numbers` theirs.
+            None where a label became rarer.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Drift:
     before: float
     after: float
     articles: tuple[tuple[str, int], ...]
+    numbers: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         day = time.strftime("%d %B %Y", time.gmtime(self.week)).lstrip("0")
@@ -64,7 +66,10 @@ def find(store: Store, weeks: int = 1, learned_at: float | None = None) -> list[
         if sum(one.comments for one in then) >= LEAST:
             before = then
         for kind, label, was, now in changes(week, before):
-            found.append(Drift(kind, week.start, label, was, now, tuple(store.insight.behind(week.start, kind, label))))
+            # What a label became rarer for stands nowhere.
+            behind = store.insight.behind(week.start, kind, label) if kind != "mix" or now > was else []
+            articles, numbers = tuple((title, count) for _, title, count in behind), tuple(number for number, _, _ in behind)
+            found.append(Drift(kind, week.start, label, was, now, articles, numbers))
     return found
 
 

@@ -32,7 +32,7 @@ from moderation.schema import LABELS, Comment, UserError
 from training import calibrate
 from training.batches import Batch, Mix, mixed, nearest_groups, plan
 from training.examples import Example, Group, group, labelled, read_threads, weak
-from training.head import Vectors, fit_head
+from training.head import Vectors, Views, fit_head
 
 RECIPE = Path(__file__).parent / "recipe.toml"
 #: Real comments that suffice to calibrate on.
@@ -265,18 +265,11 @@ def _fit_head(
 ) -> None:
     vectors = Vectors(material.train, encoder)
     head.cpu().informativeness.copy_(vectors.informativeness(len(head.informativeness)))
-    fit_head(
-        head,
-        vectors,
-        material.train,
-        recipe.head_epochs,
-        recipe.fit_rate,
-        recipe.moved_weight,
-        recipe.mix.title_only,
-        recipe.mix.strangers,
-        recipe.seed,
-        lambda *step: report("fitting the head", *step),
-    )
+    mix = recipe.mix
+    views = Views(
+        head, vectors, material.train, recipe.head_epochs, recipe.moved_weight, mix.title_only, mix.strangers, recipe.seed
+    )  # fmt: skip
+    fit_head(head, views, recipe.head_epochs, recipe.fit_rate, recipe.seed, lambda *step: report("fitting the head", *step))
     head.to(encoder.device)
 
 
@@ -362,7 +355,8 @@ def write_model(
     save_file({name: tensor.half().contiguous().cpu() for name, tensor in head.state_dict().items()}, out / "head.safetensors")
     with (out / "loss.csv").open("w", newline="") as lines:
         csv.writer(lines).writerows([("step", "loss"), *((step + 1, round(loss, 4)) for step, loss in enumerate(losses))])
-    _plot(losses, out / "loss.png")
+    if losses:
+        _plot(losses, out / "loss.png")
     trained_on = sorted({fingerprint(example.comment.text) for example in material.train})
     (out / "trained_on.txt").write_text("\n".join(trained_on) + "\n")
     manifest = {

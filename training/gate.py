@@ -102,7 +102,8 @@ def judge(
         figures += [
             _figure("base macro-F1", ours["macro_f1"], theirs["macro_f1"], limits),
             _figure("base spam precision", ours["per_class.spam.precision"], theirs["per_class.spam.precision"], limits),
-            _figure("base off-topic recall", ours["per_class.off-topic.recall"], theirs["per_class.off-topic.recall"], limits),
+            # F1, not recall: where it draws the line is the site's business, what it can tell apart must not be forgotten.
+            _figure("base off-topic F1", ours["per_class.off-topic.f1"], theirs["per_class.off-topic.f1"], limits),
         ]
     if attacked is not None:
         over = evaluate.Bootstrap(attacked.groups, draws)

@@ -1,5 +1,6 @@
 """Fit the head alone, on vectors of a frozen encoder: every text is encoded once, then an epoch takes seconds.
 
+What a head measures between texts has no weights, so it is worked out once too (`Views`), and an epoch costs next to nothing.
 It runs before the adapter is trained, so that a random head does not first destroy the encoder's sense of similarity
 (Kumar et al. 2022, arXiv:2202.10054), and once more after it, on the vectors of the adapted encoder.
 """
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, Encoded, Encoder
-from moderation.network import Head, Table, Thread, chain
+from moderation.network import N_SIMILARITIES, Head, Measured, Table, chain
 from moderation.text import MAX_SENTENCES, view
 from training.examples import Example
 
@@ -56,6 +57,7 @@ class Vectors:
             torch.from_numpy(np.concatenate([text.ids for text in encoded])),
             torch.tensor([len(text.ids) for text in encoded]),
         )
+        self._plain: tuple[torch.Tensor, Measured] | None = None
 
     def only(self, rows: Sequence[int] | np.ndarray) -> Vectors:
         """The same for some of the examples; the table is shared."""
@@ -63,11 +65,38 @@ class Vectors:
         chosen = torch.as_tensor(np.asarray(rows, dtype=np.int64))
         for name in ("comment", "parent", "segments", "surface"):
             setattr(part, name, getattr(self, name)[chosen])
+        if self._plain is not None:
+            part._plain = self._plain[0], Measured(*(column[chosen] for column in self._plain[1]))
         return part
 
-    def thread(self, comment, parent, segments, surface) -> Thread:
-        """The head's input for rows of the table."""
-        return self.table.thread(comment, parent, segments, surface)
+    def measure(self, head: Head, comment, parent, segments, surface) -> Measured:
+        """What `head` goes by, for rows of the table (B,), (B,), (B, S) and surface features (B, K); without gradients.
+
+        `Measured.comment` holds the rows of the table instead of the vectors, which many views share.
+        """
+        order = torch.argsort(self.table.lengths[comment])  # comments of like length together: little padding
+        parts: list[Measured] = []
+        with torch.inference_mode():
+            for start in range(0, len(order), BATCH):
+                rows = order[start : start + BATCH]
+                seen, _ = head.measure(self.table.thread(comment[rows], parent[rows], segments[rows], surface[rows]))
+                parts.append(seen._replace(comment=comment[rows]))
+        if not parts:
+            nothing = torch.zeros(0)
+            return Measured(comment, surface, torch.zeros(0, N_SIMILARITIES), nothing, nothing)
+        back = torch.argsort(order)
+        return Measured(*(torch.cat(column)[back].clone() for column in zip(*parts, strict=True)))
+
+    def plain(self, head: Head) -> Measured:
+        """What `head` goes by, for every example as it is; remembered for heads with the same `informativeness`."""
+        if self._plain is None or not torch.equal(self._plain[0], head.informativeness):
+            measured = self.measure(head, self.comment, self.parent, self.segments, self.surface)
+            self._plain = head.informativeness.clone(), measured
+        return self._plain[1]
+
+    def judged(self, head: Head, measured: Measured) -> torch.Tensor:
+        """The head's logits (B, 3) of what `measure` measured."""
+        return head.judge(measured._replace(comment=self.table.pooled[measured.comment]))
 
     def informativeness(self, vocabulary: int) -> torch.Tensor:
         """Inverse document frequency (V,) of every token over the texts (Spärck Jones 1972), at most that of two texts."""
@@ -77,77 +106,114 @@ class Vectors:
         return torch.log((len(self.table.lengths) + 1) / frequency.float())
 
 
+class Views:
+    """What a head is shown of the examples, round after round, measured once for all heads that are fitted on it.
+
+    In each round every example appears as it is, or changed: a share `title_only` loses the article's sentences, and a share
+    `strangers` of spam and low-effort rows stands under another article. Beside it every movable comment has a twin in another
+    thread, mostly of the same source (so that neither style nor platform gives the label away), as off-topic with
+    `moved_weight`.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        vectors: Vectors,
+        examples: Sequence[Example],
+        rounds: int,
+        moved_weight: float,
+        title_only: float,
+        strangers: float,
+        seed: int,
+    ) -> None:
+        """`head` is one of the heads to be fitted: they share its `informativeness`."""
+        self.vectors = vectors
+        self.rounds = rounds
+        count = len(examples)
+        answers = torch.tensor([[-1.0 if answer is None else float(answer) for answer in one.answers] for one in examples])
+        weight = torch.tensor([example.weight for example in examples])
+        settled = (answers[:, 0] == 1) | (answers[:, 1] == 1) | (answers[:, 2] < 0)
+        anywhere = np.flatnonzero((vectors.segments >= 0).any(1).numpy())
+        draw = np.random.default_rng(seed)
+        laid: list[tuple[torch.Tensor, ...]] = []
+        self.own = torch.arange(rounds * count).reshape(rounds, count)  # (R, N) numbers of views
+        self.twin = torch.full((rounds, count), -1)  # (R, N) numbers of views, -1 where a comment has no twin in that round
+        twins, made = [], rounds * count
+        for number in range(rounds):
+            segments = vectors.segments
+            if len(anywhere):
+                elsewhere = settled & torch.from_numpy(draw.random(count) < strangers)
+                segments = torch.where(elsewhere[:, None], vectors.segments[draw.choice(anywhere, count)], segments)
+            laid.append(self._lay(vectors.comment, vectors.parent, segments, vectors.surface, title_only, draw))
+            here, there = self._partners(examples, anywhere, draw)
+            # What answers a comment is moved under another comment, what stands under an article under another article.
+            talk = (vectors.segments[here] < 0).all(1)
+            parent = torch.where(talk, vectors.parent[there], -1)
+            segments = torch.where(talk[:, None], -1, vectors.segments[there])
+            twins.append(self._lay(vectors.comment[here], parent, segments, vectors.surface[here], title_only, draw))
+            self.twin[number, here] = torch.arange(made, made + len(here))
+            made += len(here)
+            weight = torch.cat([weight, weight[:count][here] * moved_weight])
+        moved = made - rounds * count
+        self.answers = torch.cat([answers.repeat(rounds, 1), torch.tensor([[0.0, 0.0, 1.0]]).expand(moved, 3)])
+        self.weight = torch.cat([weight[:count].repeat(rounds), weight[count:]])
+        self.measured = vectors.measure(head, *(torch.cat(column) for column in zip(*laid, *twins, strict=True)))
+
+    def _lay(self, comment, parent, segments, surface, title_only: float, draw: np.random.Generator):
+        """Rows for `Vectors.measure`; a share `title_only` loses the sentences."""
+        bare = torch.from_numpy(draw.random(len(segments)) < title_only) & (segments[:, 0] >= 0)
+        segments = torch.where(bare[:, None] & (torch.arange(segments.shape[1]) > 0), -1, segments)
+        surface = surface.clone()
+        surface[:, -2] = (segments[:, 1:] >= 0).any(1).float()
+        surface[:, -1] = (parent >= 0).float()
+        return comment, parent, segments, surface
+
+    @staticmethod
+    def _partners(examples: Sequence[Example], anywhere: np.ndarray, draw: np.random.Generator) -> tuple[torch.Tensor, ...]:
+        """Movable examples, and for each one whose thread it is shown in."""
+        by_source: dict[str, list[int]] = defaultdict(list)
+        for index, example in enumerate(examples):
+            by_source[example.source].append(index)
+        here, there = [], []
+        for index, example in enumerate(examples):
+            if example.movable:
+                near = draw.random() < 0.7 or not len(anywhere)
+                other = int(draw.choice(by_source[example.source] if near else anywhere))
+                if example.comment.article != examples[other].comment.article or not example.comment.article.title:
+                    here.append(index)
+                    there.append(other)
+        return torch.tensor(here, dtype=torch.int64), torch.tensor(there, dtype=torch.int64)
+
+
 def fit_head(
     head: Head,
-    vectors: Vectors,
-    examples: Sequence[Example],
+    views: Views,
     epochs: int,
     rate: float,
-    moved_weight: float,
-    title_only: float,
-    strangers: float,
     seed: int,
     report: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    rows: np.ndarray | None = None,
 ) -> None:
-    """Fit `head` in place, on the CPU.
-
-    In each batch every movable comment is also shown in another thread, mostly of the same source (so that neither style
-    nor platform gives the label away), as off-topic with `moved_weight`; a share `title_only` of the rows loses the article's
-    sentences, and a share `strangers` of spam and low-effort rows stands under another article.
-    """
-    answers = torch.tensor([[-1.0 if answer is None else float(answer) for answer in example.answers] for example in examples])
-    weight = torch.tensor([example.weight for example in examples])
-    movable = np.array([example.movable for example in examples])
-    articles = [example.comment.article for example in examples]
-    by_source: dict[str, list[int]] = defaultdict(list)
-    for index, example in enumerate(examples):
-        by_source[example.source].append(index)
-    anywhere = np.flatnonzero((vectors.segments >= 0).any(1).numpy())
+    """Fit `head` in place, on the CPU, on the examples with the indices `rows` (on all without); each epoch sees a round."""
+    chosen = np.arange(views.own.shape[1]) if rows is None else np.asarray(rows)
     draw = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    size = min(BATCH, max(16, len(examples) // 16))  # a small set still needs its steps
-    steps = epochs * max(1, len(examples) // size)
+    size = min(BATCH, max(16, len(chosen) // 16))  # a small set still needs its steps
+    steps = epochs * max(1, len(chosen) // size)
     optimizer = torch.optim.AdamW([part for part in head.parameters() if part.requires_grad], lr=rate, weight_decay=0.01)
     # A warm-up of exactly one step would divide by zero in there.
     warm = max(0.1, 1.5 / (steps + 1))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, pct_start=warm)
     head.train()
-    order = np.concatenate([draw.permutation(len(examples)) for _ in range(epochs)])
+    order = torch.from_numpy(np.concatenate([draw.permutation(chosen) for _ in range(epochs)]))
+    rounds = torch.arange(epochs).repeat_interleave(len(chosen)) % views.rounds
     for step in range(steps):
-        rows = order[step * size : (step + 1) * size]
-        movers = rows[movable[rows]]
-        others = np.array(
-            [
-                draw.choice(by_source[examples[index].source])
-                if draw.random() < 0.7 or not len(anywhere)
-                else draw.choice(anywhere)
-                for index in movers
-            ],
-            dtype=int,
-        )
-        kept = np.array(
-            [articles[a] != articles[b] or not articles[a].title for a, b in zip(movers, others, strict=True)], dtype=bool
-        )
-        movers, others = movers[kept], others[kept]
-        own, here, there = torch.from_numpy(rows), torch.from_numpy(movers), torch.from_numpy(others)
-        # What answers a comment is moved under another comment, what stands under an article under another article.
-        talk = (vectors.segments[here] < 0).all(1) if len(movers) else torch.zeros(0, dtype=torch.bool)
-        comment = torch.cat([vectors.comment[own], vectors.comment[here]])
-        parent = torch.cat([vectors.parent[own], torch.where(talk, vectors.parent[there], -1)])
-        segments = torch.cat([vectors.segments[own], torch.where(talk[:, None], -1, vectors.segments[there])])
-        asked = torch.cat([answers[own], torch.tensor([[0.0, 0.0, 1.0]]).expand(len(movers), 3)])
-        weights = torch.cat([weight[own], weight[here] * moved_weight])
-        settled = (asked[:, 0] == 1) | (asked[:, 1] == 1) | (asked[:, 2] < 0)
-        if len(anywhere):
-            elsewhere = settled & (torch.rand(len(settled)) < strangers)
-            segments = torch.where(elsewhere[:, None], vectors.segments[draw.choice(anywhere, len(settled))], segments)
-        bare = (torch.rand(len(segments)) < title_only) & (segments[:, 0] >= 0)
-        segments = torch.where(bare[:, None] & (torch.arange(segments.shape[1]) > 0), -1, segments)
-        surface = torch.cat([vectors.surface[own], vectors.surface[here]])
-        surface[:, -2] = (segments[:, 1:] >= 0).any(1).float()
-        surface[:, -1] = (parent >= 0).float()
-        logits, _ = head(vectors.thread(comment, parent, segments, surface))
-        factor = (asked >= 0) * weights[:, None]
+        part = slice(step * size, (step + 1) * size)
+        own, twins = (numbers[rounds[part], order[part]] for numbers in (views.own, views.twin))
+        seen = torch.cat([own, twins[twins >= 0]])
+        asked = views.answers[seen]
+        logits = views.vectors.judged(head, Measured(*(column[seen] for column in views.measured)))
+        factor = (asked >= 0) * views.weight[seen][:, None]
         entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, asked.clamp(min=0), reduction="none")
         loss = (entropy * factor).sum() / factor.sum().clamp(min=1.0)
         optimizer.zero_grad()
@@ -161,10 +227,5 @@ def fit_head(
 def answer(head: Head, vectors: Vectors) -> np.ndarray:
     """Uncalibrated log-probabilities (N, 4) of a head for every example."""
     head.eval()
-    parts = [np.zeros((0, 4))]
     with torch.inference_mode():
-        for start in range(0, len(vectors.comment), BATCH):
-            part = vectors.only(np.arange(start, min(start + BATCH, len(vectors.comment))))
-            logits, _ = head(part.thread(part.comment, part.parent, part.segments, part.surface))
-            parts.append(chain(logits.double()).numpy())
-    return np.concatenate(parts)
+        return chain(vectors.judged(head, vectors.plain(head)).double()).numpy()

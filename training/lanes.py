@@ -19,12 +19,12 @@ import data
 from moderation.model import Moderator
 from moderation.network import Head
 from moderation.policy import Policy
-from moderation.schema import LABELS, Comment
+from moderation.schema import LABELS
 from training import calibrate, evaluate
 from training.batches import Mix
 from training.examples import Example, labelled, read_threads
 from training.fit import Material, Recipe, fit, seal, write_model
-from training.head import Vectors, answer, fit_head
+from training.head import Vectors, Views, answer, fit_head
 from training.versions import Row
 
 #: Our own labelled threads: replayed while learning, and the test split on which nothing may be lost.
@@ -36,6 +36,8 @@ REPLAY, REPLAY_WEIGHT = 1000, 0.5
 FOLD_REPLAY = 400
 #: Passes and rate of the fast lane; the head starts from the champion's.
 EPOCHS, FOLD_EPOCHS, RATE = 5, 3, 5e-3
+#: Different views of every example that the epochs take turns with.
+ROUNDS = 3
 #: Parts into which the decisions are split, by thread, for probabilities that nobody trained on.
 FOLDS = 4
 
@@ -125,6 +127,11 @@ class FastLane:
         self.examples = [row.example() for row in self.rows] + replay(threads, REPLAY, REPLAY_WEIGHT)
         report("encoding", 0, 0, 0.0)
         self.vectors = Vectors(self.examples, champion.encoder)
+        report("measuring", 0, 0, 0.0)
+        mix = self.recipe.mix
+        self.views = Views(
+            champion.head, self.vectors, self.examples, ROUNDS, self.recipe.moved_weight, mix.title_only, mix.strangers, seed
+        )  # fmt: skip
         self.replayed = np.arange(len(self.rows), len(self.examples))
 
     def out_of_fold(self) -> np.ndarray:
@@ -154,8 +161,8 @@ class FastLane:
         _add_lines(folder / "trained_on.txt", self.start / "trained_on.txt")
         labels = [row for row in keep if self.rows[row].label in LABELS]
         truth = np.array([LABELS.index(self.rows[row].label) for row in labels], dtype=int)
-        settled, known = validation(self.threads, self.champion, head, limit=min(250, max(100, len(truth) // 2)))
-        constants = calibrate.vector_scaling(np.concatenate([guesses[labels], settled]), np.concatenate([truth, known]))
+        # Pulled towards the champion's constants: it may have been calibrated on comments that are not at hand here.
+        constants = calibrate.vector_scaling(guesses[labels], truth, before=self.champion.manifest["calibration"])
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         manifest |= {name: self.champion.manifest[name] for name in ("encoder", "encoding", "languages", "thresholds", "head")}
         manifest["recipe"] = self.champion.manifest.get("recipe", {})
@@ -167,18 +174,8 @@ class FastLane:
     def fit(self, rows: np.ndarray, epochs: int, stage: str) -> Head:
         """The champion's head, fitted on the examples with these indices (the rows first, then the replay)."""
         head = copy.deepcopy(self.champion.head).cpu()
-        fit_head(
-            head,
-            self.vectors.only(rows),
-            [self.examples[row] for row in rows],
-            epochs,
-            RATE,
-            self.recipe.moved_weight,
-            self.recipe.mix.title_only,
-            self.recipe.mix.strangers,
-            self.seed,
-            lambda step, steps, loss: self._report(stage, step, steps, loss),
-        )
+        step = lambda *step: self._report(stage, *step)
+        fit_head(head, self.views, epochs, RATE, self.seed, step, rows)
         return head.eval()
 
 
@@ -196,20 +193,24 @@ def full_lane(
     One thread in six calibrates instead of training.
     """
     aside = folds([row.thread for row in rows], 6) == 0
-    held = [(row.comment, row.label) for row, out in zip(rows, aside, strict=True) if out and row.label in LABELS]
-    base = [(Comment.from_row(row), row["label"]) for row in read_threads(threads, "validation")]
+    held = [row.example() for row, out in zip(rows, aside, strict=True) if out and row.label in LABELS]
+    truth = np.array(
+        [LABELS.index(row.label) for row, out in zip(rows, aside, strict=True) if out and row.label in LABELS], dtype=int
+    )
     trained = [row.example() for row, out in zip(rows, aside, strict=True) if not out] + replay(threads, None, REPLAY_WEIGHT)
     recipe = replace(recipe_of(champion.manifest), epochs=1, head_epochs=2, contrast=0.0, weak={})
     recipe = replace(recipe, learning_rate=recipe.learning_rate / 3)
-    material = Material(trained, held + base[: max(100, len(held))], dict(sources))
+    material = Material(trained, [], dict(sources))
     model = fit(recipe, material, folder, report, start=start)
     _add_lines(folder / "trained_on.txt", start / "trained_on.txt")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    guesses = answer(model.head, Vectors(held, model.encoder)) if held else np.zeros((0, len(LABELS)))
+    constants = calibrate.vector_scaling(guesses, truth, before=champion.manifest["calibration"])
+    manifest["calibration"] = constants
     manifest["thresholds"] = champion.manifest["thresholds"]
     manifest["continues"] = champion.version
     seal(folder, manifest)
-    truth = np.array([LABELS.index(label) for _, label in held], dtype=int)
-    return Challenger(folder, truth, model.predict_proba([comment for comment, _ in held]))
+    return Challenger(folder, truth, _calibrated(guesses, constants))
 
 
 def refit_thresholds(
@@ -275,13 +276,6 @@ def _same_share(now: np.ndarray, then: np.ndarray, limit: float) -> float:
         return limit
     ordered = np.sort(now)[::-1]
     return round(float(np.clip((ordered[count - 1] + ordered[count]) / 2, 0.0, 1.0)), 4)
-
-
-def validation(threads: Path, champion: Moderator, head: Head, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities and labels of some of our validation rows, to calibrate where a site has few decisions."""
-    rows = _some_threads(read_threads(threads, "validation"), limit)
-    examples = labelled(rows, "threads")
-    return answer(head, Vectors(examples, champion.encoder)), np.array([LABELS.index(row["label"]) for row in rows])
 
 
 def _calibrated(log_probabilities: np.ndarray, constants: Mapping[str, Sequence[float]]) -> np.ndarray:

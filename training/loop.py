@@ -26,6 +26,9 @@ from moderation.policy import Policy
 from moderation.registry import Change, Registry, write_whole, written
 from moderation.schema import LABELS, Comment, UserError
 from moderation.store import Filter, Store
+from moderation.store.intake import CHUNK
+from moderation.store.lessons import thread_of
+from moderation.store.library import article_key
 from moderation.store.policies import PolicyVersion
 from training import evaluate, gate, robustness
 from training.cache import cached
@@ -34,6 +37,7 @@ from training.examine import as_json
 from training.examples import read_threads
 from training.fit import seal
 from training.labelled import Labelled, slice_columns
+from training.labelled import read as read_labelled
 from training.lanes import THREADS, Challenger, FastLane, flagged, full_lane, refit_thresholds
 from training.report import SCORES, scores_csv
 from training.versions import STANDARD, Difference, Row, Rules, Version, freeze, gather, latest, load
@@ -453,10 +457,13 @@ def _rows(
 
 
 def _predict(model: Moderator, comments: Sequence[Comment]) -> np.ndarray:
-    parts = [np.zeros((0, len(LABELS)))]
-    for start in range(0, len(comments), 512):
-        parts.append(model.predict_proba(comments[start : start + 512]))
-    return np.concatenate(parts)
+    # Comments of like length together, so that little is padding.
+    order = sorted(range(len(comments)), key=lambda place: len(comments[place].text))
+    found = np.zeros((len(comments), len(LABELS)))
+    for start in range(0, len(order), 512):
+        chosen = order[start : start + 512]
+        found[chosen] = model.predict_proba([comments[place] for place in chosen])
+    return found
 
 
 def _attacked(comments: Sequence[Comment]) -> list[tuple[int, Comment]]:
@@ -487,6 +494,36 @@ def _active(store: Store, champion: Moderator) -> list[PolicyVersion]:
 
 def _said(data: Version) -> str:
     return str(Difference(**data.about["difference"]))
+
+
+def bring_labels(
+    store: Store, champion: Moderator, sources: Sequence[str], by: str, columns: Mapping[str, str] | None = None
+) -> tuple[int, int]:
+    """Take labelled tables into the store as decisions of `by`: what a site labelled before it had a desk.
+
+    What was decided in the desk stays as it is. Returns how many decisions were made, and how many rows were read.
+
+    Raises:
+        UserError: unreadable, or a label that is none (file and row are named); nothing is taken in then.
+    """
+    found = read_labelled(sources, columns=columns)
+    store.library.add_model(champion.version, manifest=champion.manifest)
+    for start in range(0, len(found), CHUNK):
+        part = found.comments[start : start + CHUNK]
+        fresh = store.library.missing(part, champion.version)
+        store.library.add(fresh, champion.predict(fresh))
+    names = [
+        (f"{site}|{key or 'comment:' + one.comment_id}", one.comment_id)
+        for one in found.comments
+        for site, key in [article_key(one.article)]
+    ]
+    labels = dict(zip(names, found.truth, strict=True))
+    made = 0
+    for item in list(store.lessons.undecided()):
+        label = labels.get((thread_of(item), item.comment.comment_id))
+        if label is not None:
+            made += store.decisions.decide(item.id, by, label, f"label of {item.id}").outcome == "applied"
+    return made, len(found)
 
 
 def compare(registry: Registry, version: str, other: str, threads: Path = THREADS) -> Outcome:

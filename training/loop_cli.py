@@ -32,6 +32,7 @@ def train_from_store(
     promote: bool,
     threads: Path | None,
     quietly: bool,
+    labels: list[str],
 ) -> None:
     """Learn from the decisions in a store; see `loop.train`. Ends with the judgement, and promotes only when told to."""
     from moderation.cli import quiet
@@ -41,10 +42,10 @@ def train_from_store(
 
     from rich.console import Console
 
-    from moderation.registry import Registry
+    from moderation.registry import Champion, Registry
     from moderation.store import Store
     from training.lanes import THREADS
-    from training.loop import train
+    from training.loop import bring_labels, train
     from training.versions import Rules
 
     if quietly:
@@ -56,6 +57,9 @@ def train_from_store(
     rules = Rules(bulk_weight=bulk_weight, status_weight=status_weight)
     console = Console(stderr=True)
     with Store(database) as store:
+        if labels:
+            made, read = bring_labels(store, Champion(registry).current(), labels, "(labels)")
+            print(f"{made:,} of {read:,} labelled rows became decisions; the others had been decided before")
         with _bar(console) as report:
             outcome = train(
                 store, registry, lane="full" if full else "fast", rules=rules, report=report, threads=threads or THREADS

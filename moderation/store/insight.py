@@ -272,15 +272,17 @@ class Insight:
             found.append(Week(when * _WEEK, n, counts, mean, max(0.0, square - mean * mean), *done.get(when, (0, 0))))
         return found
 
-    def behind(self, week: float, kind: str, label: str = "", limit: int = 3) -> list[tuple[str, int]]:
-        """(title, comments) of the articles behind a change in the week that begins then, the most first.
+    def behind(self, week: float, kind: str, label: str = "", limit: int = 3) -> list[tuple[int, str, int]]:
+        """(number, title, comments) of the articles behind a change in the week that begins then, the most first.
 
         Args:
             kind: "mix": comments that the model calls `label`; "confidence": those of which it is least sure;
                 "agreement": those on which a moderator decided otherwise that week.
         """
         number = sa.func.count(comments.c.id.distinct())
-        query = sa.select(articles.c.title, number).join_from(comments, articles, articles.c.id == comments.c.article_id)
+        query = sa.select(articles.c.id, articles.c.title, number).join_from(
+            comments, articles, articles.c.id == comments.c.article_id
+        )
         if kind == "agreement":
             query = query.join(decisions, decisions.c.comment_id == comments.c.id).where(
                 decisions.c.at >= week,
