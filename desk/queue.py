@@ -132,7 +132,10 @@ def routes(desk: "Desk") -> APIRouter:
             items = queue.claim(user.name, chosen, asked.choice.sort, asked.n, exclude=asked.have)
             return {"items": [shown(item) for item in items], "after": None, "end": len(items) < asked.n}
         page = queue.page(chosen, asked.choice.sort, asked.n, asked.after)
-        return {"items": [shown(item) for item in page.items], "after": page.after, "end": page.after is None}
+        # Who may yet be asked for a blind second opinion is not told the first one here either.
+        waits = lambda item: item.second == 1 and item.decided_by != user.name and not user.may("lead")
+        told = [item.blind() if waits(item) else item for item in page.items if not (waits(item) and asked.choice.decided)]
+        return {"items": [shown(item) for item in told], "after": page.after, "end": page.after is None}
 
     @router.post("/hold")
     def hold(asked: Next, user: Caller) -> dict:

@@ -536,6 +536,9 @@ def test_a_second_opinion_is_asked_for_blind(desk, visit):
     assert shown(page) == number
     text = page.locator("#q-stage").inner_text()
     assert "cy" not in text.split() and "decided" not in text.lower()
+    for choice, expected in (({"show": "decided"}, [(number, "")]), ({"show": "decided", "decided": ["off-topic"]}, [])):
+        items = login(server, "bob").post("/desk/queue/next", json={"choice": choice}).json()["items"]
+        assert [(item["id"], item["label"]) for item in items] == expected, "what was decided first shows nowhere"
     press(page, "3")
     saved(page)
     with Store(server.store) as store:
