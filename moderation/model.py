@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -38,8 +39,8 @@ COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS = 128, 96, 64
 STRETCH = 1.1
 #: Bytes of encoded articles that are kept; one of twenty sentences takes about 400 kB.
 CACHED_ARTICLE_BYTES = 128 << 20
-#: Comments that are laid out for the head at a time; their tokens and their articles' take about 200 MB.
-LAYOUT = 256
+#: Tokens of comments that are laid out for the head at a time, with those of their articles: about 40 MB, which a cache holds.
+LAYOUT = 2048
 
 
 def find_encoder(name: str) -> str:
@@ -163,13 +164,13 @@ class Encoder:
             yield [Encoded(*text) for text in zip(vectors, parts, ids, strict=True)]
 
 
-def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def plan(lengths: Sequence[int], budget: int, stretch: float = STRETCH) -> list[list[int]]:
     """Batches of indices, shortest texts first: at most `budget` tokens with padding (or one text), little of it padding."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     batches: list[list[int]] = []
     for index in order:
         last = batches[-1] if batches else []
-        if last and (len(last) + 1) * lengths[index] <= budget and lengths[index] <= STRETCH * lengths[last[0]] + 1:
+        if last and (len(last) + 1) * lengths[index] <= budget and lengths[index] <= stretch * lengths[last[0]] + 1:
             last.append(index)
         else:
             batches.append([index])
@@ -209,6 +210,7 @@ class Moderator:
         self._bias = np.asarray(calibration["bias"], dtype=np.float64)
         self._articles: OrderedDict[tuple[str, ...], list[Encoded]] = OrderedDict()
         self._article_bytes = 0
+        self._lock = threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -273,9 +275,12 @@ class Moderator:
         """
         comments = list(comments)
         policy = policy or self.policy
-        probabilities, nearest, parents = self.infer(comments)
-        verdicts = []
-        for index, comment in enumerate(comments):
+        # The same text in the same context is the same question: readers who agree write "lol" a hundred times.
+        questions = [(comment.text, comment.article, comment.parent_text) for comment in comments]
+        distinct = dict(zip(questions, comments, strict=True))
+        probabilities, nearest, parents = self.infer(list(distinct.values()))
+        verdicts = {}
+        for index, (question, comment) in enumerate(distinct.items()):
             by_label = dict(zip(LABELS, probabilities[index].tolist(), strict=True))
             label = max(by_label, key=by_label.__getitem__)
             language = encoding.detect_language(comment.text)
@@ -284,17 +289,15 @@ class Moderator:
             reason = explain(label, comment, evidence, parents[index]) if supported else UNSUPPORTED_LANGUAGE
             if supported and by_label[label] < 0.5:
                 reason = f"uncertain, no label reaches one half; {reason}"
-            verdicts.append(
-                Verdict(
-                    label=label,
-                    probabilities=by_label,
-                    action=policy.action(by_label, supported),
-                    reason=reason,
-                    model_version=self.version,
-                    evidence=evidence,
-                )
+            verdicts[question] = Verdict(
+                label=label,
+                probabilities=by_label,
+                action=policy.action(by_label, supported),
+                reason=reason,
+                model_version=self.version,
+                evidence=evidence,
             )
-        return verdicts
+        return [verdicts[question] for question in questions]
 
     def predict_proba(self, comments: Iterable[Comment]) -> np.ndarray:
         """Calibrated probabilities (N, 4) in the order of `LABELS`."""
@@ -306,22 +309,19 @@ class Moderator:
         texts = self._encode_distinct([view.comment for view in views], COMMENT_TOKENS)
         parents = self._encode_distinct([view.parent for view in views if view.parent], PARENT_TOKENS)
         probabilities = np.zeros((len(views), len(LABELS)))
-        nearest: list[tuple[str, float] | None] = []
-        to_parent: list[float | None] = []
-        for start in range(0, len(views), LAYOUT):
-            part = views[start : start + LAYOUT]
-            probabilities[start : start + LAYOUT] = self._judge(part, texts, parents, nearest, to_parent)
+        nearest: list[tuple[str, float] | None] = [None] * len(views)
+        to_parent: list[float | None] = [None] * len(views)
+        # Comments of a length together: what is laid out is as long as the longest.
+        for rows in plan([len(texts[view.comment].ids) + 1 for view in views], LAYOUT, stretch=1.5):
+            probabilities[rows], *evidence = self._judge([views[row] for row in rows], texts, parents)
+            for row, segment, similarity in zip(rows, *evidence, strict=True):
+                nearest[row], to_parent[row] = segment, similarity
         return probabilities, nearest, to_parent
 
     def _judge(
-        self,
-        views: Sequence[encoding.View],
-        texts: dict[str, Encoded],
-        parents: dict[str, Encoded],
-        nearest: list[tuple[str, float] | None],
-        to_parent: list[float | None],
-    ) -> np.ndarray:
-        """Probabilities (N, 4) of views whose texts are encoded; appends their evidence to the two lists."""
+        self, views: Sequence[encoding.View], texts: dict[str, Encoded], parents: dict[str, Encoded]
+    ) -> tuple[np.ndarray, list[tuple[str, float] | None], list[float | None]]:
+        """As `infer`, for views whose texts are encoded."""
         import torch
 
         from moderation.network import Table, chain
@@ -356,13 +356,15 @@ class Moderator:
             logits, similarity = self.head(table.thread(*(part.to(device) for part in rows)))
             log_probabilities = chain(logits.double()).cpu().numpy()
             closest = similarity.argmax(-1).cpu().numpy()
+        nearest: list[tuple[str, float] | None] = []
+        to_parent: list[float | None] = []
         for row, view in enumerate(views):
             own = pooled[comment[row]]
             place = segments[row, closest[row]]
             # Evidence is stated as the plain cosine of the encoder's vectors, which anyone can recompute.
             nearest.append((view.segments[closest[row]], float(own @ pooled[place])) if place >= 0 else None)
             to_parent.append(float(own @ pooled[parent[row]]) if view.parent else None)
-        return self._calibrate(log_probabilities)
+        return self._calibrate(log_probabilities), nearest, to_parent
 
     def _calibrate(self, log_probabilities: np.ndarray) -> np.ndarray:
         """Vector scaling (Guo et al. 2017, arXiv:1706.04599) with the constants stored in the model's manifest."""
@@ -378,24 +380,28 @@ class Moderator:
     def _encode_articles(self, wanted: set[tuple[str, ...]]) -> dict[tuple[str, ...], list[Encoded]]:
         """Encoded segments by article; an article is encoded once and kept, the least recently used go first."""
         found: dict[tuple[str, ...], list[Encoded]] = {}
-        missing = []
-        for segments in wanted:
-            if not segments:
-                continue
-            kept = self._articles.pop(segments, None)
-            if kept is None:
-                missing.append(segments)
-            else:
-                found[segments] = kept
+        with self._lock:
+            for segments in wanted & self._articles.keys():
+                found[segments] = self._articles[segments]
+                self._articles.move_to_end(segments)
+        missing = [segments for segments in wanted if segments and segments not in found]
         flat = self._encode_distinct([segment for segments in missing for segment in segments], SEGMENT_TOKENS)
         for segments in missing:
             # Copies: a slice would keep the arrays of its whole batch alive.
             found[segments] = [Encoded(*(array.copy() for array in flat[segment])) for segment in segments]
-            self._article_bytes += _size(found[segments])
-        self._articles.update(found)
-        while self._article_bytes > CACHED_ARTICLE_BYTES and len(self._articles) > 1:
-            self._article_bytes -= _size(self._articles.popitem(last=False)[1])
+        with self._lock:
+            for segments in missing:
+                if segments not in self._articles:  # else another thread was quicker
+                    self._articles[segments] = found[segments]
+                    self._article_bytes += _size(found[segments])
+            while self._article_bytes > CACHED_ARTICLE_BYTES and len(self._articles) > 1:
+                self._article_bytes -= _size(self._articles.popitem(last=False)[1])
         return found
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _size(article: list[Encoded]) -> int:

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from moderation.model import SEGMENT_TOKENS, Encoded, Encoder, middle_out
+from moderation.model import SEGMENT_TOKENS, Encoded, Encoder, cores, middle_out
 from moderation.quantise import quantise, session
 from moderation.schema import Article, Comment
 
@@ -45,11 +45,6 @@ CALIBRATION = Path(__file__).parent / "calibration.jsonl"
 _LOG = logging.getLogger(__name__)
 
 Judge = Callable[[Encoder, list[Comment]], np.ndarray]
-
-
-def cores() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class CompiledEncoder(Encoder):
@@ -76,9 +71,9 @@ class CompiledEncoder(Encoder):
         self._base = Tokenizer.from_str(tokenizer.decode())
         self._base.no_padding()
         self._tokenizers: dict[int, Any] = {}
-        self._session = session(model)
+        self.kernel = session(model)
         # One thread a run and one run a core: nobody waits at the end of every layer.
-        self._workers = ThreadPoolExecutor(cores(), thread_name_prefix="encoder")
+        self.workers = ThreadPoolExecutor(cores(), thread_name_prefix="encoder")
         self._lock = threading.Lock()
 
     @property
@@ -99,7 +94,7 @@ class CompiledEncoder(Encoder):
 
     def passes(self, batches: Sequence[Sequence[list[int]]]) -> Iterator[list[Encoded]]:
         """As `Encoder.passes`, on all cores."""
-        return map(self._run, batches) if len(batches) == 1 else self._workers.map(self._run, batches)
+        return map(self._run, batches) if len(batches) == 1 else self.workers.map(self._run, batches)
 
     def _run(self, ids: Sequence[list[int]]) -> list[Encoded]:
         longest = max(map(len, ids))
@@ -108,7 +103,7 @@ class CompiledEncoder(Encoder):
         for row, tokens in enumerate(ids):
             batch[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = 1
-        vectors, hidden = self._session.run(["vector", "tokens"], {"input_ids": batch, "attention_mask": mask})
+        vectors, hidden = self.kernel.run(["vector", "tokens"], {"input_ids": batch, "attention_mask": mask})
         plain = (mask == 1) & ~np.isin(batch, self._special)
         # Copies, by the mask and of the vector: a view would keep the arrays of its whole batch alive.
         return [Encoded(vectors[row].copy(), hidden[row][plain[row]], batch[row][plain[row]]) for row in range(len(ids))]

@@ -1,5 +1,8 @@
 """The batch job: any export in, one labelled row out for every comment, resumable and accounted for.
 
+Chunks are read ahead and judged by workers, one more than there are cores, and written in the order of the input; the cores
+wait neither for reading nor for writing.
+
 While it runs, everything lies in a folder beside the output, `OUT.partial/`: rows and rejects are appended there and a
 journal says how far both are known to be complete. A run that was interrupted, however, is taken up from the journal's
 last whole line. The output itself appears at the end, in one rename.
@@ -18,12 +21,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+import orjson
 
 from moderation.policy import Policy
 from moderation.readers import Reading, check_options, inputs
@@ -129,12 +135,10 @@ def score(
     with _as_output_error(out), _Spool.open(out, identity) as spool:
         spool.take_up(reading)
         progress(spool.items)
-        for chunk in _chunks(spool.rest, CHUNK):
-            comments = [item for item in chunk if isinstance(item, Comment)]
-            verdicts = moderator.current().predict(comments, policy)
-            rows = [comment.to_row() | verdict.to_row() for comment, verdict in zip(comments, verdicts, strict=True)]
-            spool.commit(chunk, rows)
-            progress(spool.items)
+        with closing(_ahead(_chunks(spool.rest, CHUNK), lambda chunk: _label(chunk, moderator.current(), policy))) as done:
+            for chunk, lines in done:
+                spool.commit(chunk, lines)
+                progress(spool.items)
         summary = spool.publish()
     summary.seconds = time.monotonic() - started
     return summary
@@ -220,11 +224,11 @@ class _Spool:
             return None  # the journal promises more than the disk kept
         return entry
 
-    def commit(self, chunk: Sequence[Comment | Reject], rows: Sequence[Mapping]) -> None:
+    def commit(self, chunk: Sequence[Comment | Reject], rows: Sequence[bytes]) -> None:
         """Append a chunk's rows and rejects, make them durable, and only then say so in the journal."""
-        rejects = [item.to_row() for item in chunk if isinstance(item, Reject)]
+        rejects = [_line(item.to_row()) for item in chunk if isinstance(item, Reject)]
         for file, lines in ((self._rows, rows), (self._rejects, rejects)):
-            file.write(b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines))
+            file.write(b"".join(lines))
             file.flush()
             os.fsync(file.fileno())
         for item in chunk:
@@ -270,7 +274,7 @@ class _Spool:
         top: list[tuple[float, int, dict]] = []
         with (self.folder / "rows.jsonl").open("rb") as lines:
             for line in lines:
-                row = json.loads(line)
+                row = orjson.loads(line)
                 summary.rows += 1
                 summary.labels[row["label"]] += 1
                 summary.actions[row["action"]] += 1
@@ -296,10 +300,61 @@ def _chunks(items: Iterator[Comment | Reject], size: int) -> Iterator[list[Comme
         yield chunk
 
 
+def _label(chunk: Sequence[Comment | Reject], moderator: Moderator, policy: Policy | None) -> list[bytes]:
+    """The output lines of a chunk's comments."""
+    comments = [item for item in chunk if isinstance(item, Comment)]
+    verdicts = moderator.predict(comments, policy)
+    return [_line(comment.to_row() | verdict.to_row()) for comment, verdict in zip(comments, verdicts, strict=True)]
+
+
+def _ahead(
+    chunks: Iterator[list[Comment | Reject]], judge: Callable[[list[Comment | Reject]], list[bytes]]
+) -> Iterator[tuple[list[Comment | Reject], list[bytes]]]:
+    """Chunks with their output lines, in the order of the input; while one is written, others are read and judged.
+
+    Where reading fails, what was read before is still handed on.
+    """
+    import torch
+
+    from moderation.model import cores
+
+    # One worker more than cores: while Python prepares one chunk, the encoder is busy with others. Python itself keeps no
+    # more than a few cores busy, and each chunk takes memory.
+    workers = min(cores(), 8) + 1
+    waiting: deque[tuple[list[Comment | Reject], Future[list[bytes]]]] = deque()
+    failure: InputError | None = None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the workers are the parallelism; threads within them would only wait for each other
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="judge")
+    try:
+        more = True
+        while more or waiting:
+            while more and len(waiting) <= workers:
+                try:
+                    chunk = next(chunks, None)
+                except InputError as error:
+                    chunk, failure = None, error
+                more = chunk is not None
+                if chunk is not None:
+                    waiting.append((chunk, pool.submit(judge, chunk)))
+            if waiting:
+                chunk, future = waiting.popleft()
+                yield chunk, future.result()
+        if failure:
+            raise failure
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _line(row: Mapping) -> bytes:
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+
+
 def _write(rows: Iterable[dict], path: Path) -> None:
     if path.suffix == ".jsonl":
-        with path.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        with path.open("wb") as file:
+            file.writelines(map(_line, rows))
     elif path.suffix == ".csv":
         with path.open("w", encoding="utf-8-sig", newline="") as file:
             writer = csv.DictWriter(file, _FIELDS)

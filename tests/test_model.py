@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from moderation import Article, Comment, Moderator, UserError
-from moderation.model import DEFAULT_ENCODER, DEFAULT_MODEL, Encoder, find_encoder, load_encoder
+from moderation.model import DEFAULT_ENCODER, DEFAULT_MODEL, Encoder, _size, find_encoder, load_encoder
 from moderation.schema import LABELS
 
 BRIDGE = Article(
@@ -88,6 +90,33 @@ def test_evidence_is_a_sentence_of_the_article_with_its_cosine(moderator):
     assert sentence == "Shopkeepers fear for their trade." and -1 <= similarity <= 1
     vectors = moderator.encoder.encode([sentence, "Half my customers walk over it, I can shut the shop"], 64)
     assert abs(float(vectors[0] @ vectors[1]) - similarity) < 0.01
+
+
+def test_the_same_text_in_the_same_context_is_judged_once_and_answered_every_time(moderator, monkeypatch):
+    asked = []
+    infer = moderator.infer
+    monkeypatch.setattr(moderator, "infer", lambda comments: asked.append(len(comments)) or infer(comments))
+    other = Article(title="The cherries are in bloom")
+    one, two = Comment("lol", "1", article=BRIDGE), Comment("Who pays for it?", "2", article=BRIDGE)
+    verdicts = moderator.predict([one, two, replace(one, comment_id="3", author="x"), replace(two, article=other), one])
+    assert asked == [3] and verdicts[0] == verdicts[2] == verdicts[4] and verdicts[1] != verdicts[3]
+    assert verdicts[1].evidence[0] != "The cherries are in bloom" == verdicts[3].evidence[0]
+
+
+def test_several_threads_may_share_a_model(moderator):
+    articles = [
+        Article(title=f"Bridge {number} closes", text="Two of its piers are cracked. Repairs take years.")
+        for number in range(6)
+    ]
+    comments = [Comment(f"Who pays for number {number}?", article=articles[number % 6]) for number in range(48)]
+    alone = moderator.predict(comments)
+    moderator._articles.clear()
+    moderator._article_bytes = 0
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(moderator.predict, [comments[start : start + 6] for start in range(0, 48, 6)]))
+    found = [verdict for part in together for verdict in part]
+    assert [verdict.label for verdict in found] == [verdict.label for verdict in alone]
+    assert moderator._article_bytes == sum(_size(article) for article in moderator._articles.values())
 
 
 @pytest.fixture

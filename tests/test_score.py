@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from moderation.readers import read_comments
 from moderation.readers.columns import neutralise, restore
 from moderation.schema import LABELS, ROW_FIELDS, VERDICT_FIELDS, Comment, UserError
-from moderation.score import InputError, OutputError, score
+from moderation.score import InputError, OutputError, _ahead, score
 
 
 def rows_of(path):
@@ -201,6 +201,22 @@ def test_the_same_comments_under_another_article_are_scored_anew(moderator, tmp_
     stdin("Tunnel opens")
     score(["-"], tmp_path / "out.jsonl", moderator)
     assert {row["article_title"] for row in rows_of(tmp_path / "out.jsonl")} == {"Tunnel opens"}
+
+
+def test_what_was_read_before_the_input_broke_is_handed_on_in_its_order():
+    def chunks():
+        yield from ([number] for number in range(9))
+        raise InputError("broken")
+
+    def judge(chunk):
+        time.sleep(0.02 * (chunk[0] % 3 == 0))  # some take longer than those behind them
+        return [b"%d" % chunk[0]]
+
+    done = []
+    with pytest.raises(InputError, match="broken"):
+        for chunk, lines in _ahead(chunks(), judge):
+            done.append((chunk, lines))
+    assert done == [([number], [b"%d" % number]) for number in range(9)]
 
 
 def test_input_that_cannot_be_read_leaves_nothing_behind(moderator, tmp_path):
