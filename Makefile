@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test lint train app clean
+.PHONY: help setup demo test lint train bench app clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ lint: .venv/ready  ## check style
 
 train: .venv/ready  ## train the default model anew (needs CORPORA=folder)
 	$(BIN)/moderation train --corpora "$(CORPORA)" --out models/new
+
+bench: .venv/ready  ## measure speed against others (CORPORA=folder, else our own test threads)
+	$(BIN)/python benchmarks/speed.py $(if $(CORPORA),--corpora "$(CORPORA)",--rows data/threads/test.jsonl --sizes 300,1500) --out report/speed
 
 app: .venv/ready  ## open the review desk
 	$(BIN)/moderation review

@@ -1,0 +1,498 @@
+"""Everybody on the same rows in the same run: how many comments a second, at what cost, and how far from the limit.
+
+    python benchmarks/speed.py --corpora FOLDER --out report/speed          # or: make bench CORPORA=FOLDER
+    python benchmarks/speed.py --rows data/threads/test.jsonl --sizes 300   # any file of native rows
+
+Each contestant is a process of its own that loads its model and waits; then they take turns, round after round, one at a
+time, so that whatever else the machine does meets all of them alike. Ratios are the result, not absolute times.
+`results.json`, `table.md` and `speed.png` go to `--out`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+#: Tokens of article and comment together for those who read them as a pair, and rows in a batch of theirs.
+PAIR_TOKENS, BATCH = 256, 32
+
+#: Name to what it is; the slow ones get every `--stride`-th row, which keeps the mix of lengths.
+CONTESTANTS = {
+    "ours": "`score`, file to file: read, label, explain, write, account",
+    "ours (model only)": "`Moderator.predict` on comments in memory",
+    "pipeline": "transformers `pipeline('text-classification')`, fp32",
+    "CrossEncoder": "sentence-transformers `CrossEncoder.predict`",
+    "SentenceTransformer": "`encode` of comments and of each article once, and a linear head",
+    "SetFit": "`SetFitModel.predict`, article and comment as one text",
+    "ONNX Runtime (naive)": "the same compiled encoder, pairs in batches as they come",
+    "limit": "the same kernel alone: every distinct text once, tokenised before, batches of one length",
+}
+SLOW = {"pipeline", "CrossEncoder", "SetFit", "ONNX Runtime (naive)"}
+Rows = list[dict]
+Work = Callable[[], object]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpora", type=Path, help="folder of the public corpora: rows are taken from youtube-threads")
+    parser.add_argument("--rows", type=Path, help="native rows (JSONL) instead")
+    parser.add_argument("--sizes", default="1000,10000", help="rows of `ours` for the growth; the contest is on the largest")
+    parser.add_argument("--stride", type=int, default=25, help="the slow contestants get every STRIDE-th row")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default=",".join(CONTESTANTS), help="contestants, by comma")
+    parser.add_argument(
+        "--agreement", type=int, default=1000, help="rows on which labels are compared with fp32 PyTorch's; 0: none"
+    )
+    parser.add_argument("--latency", type=int, default=200, help="single comments that are timed; 0: none")
+    parser.add_argument("--price", type=float, default=0.10, help="what an hour of this machine costs, in USD")
+    parser.add_argument("--out", type=Path, default=Path("report/speed"))
+    options = parser.parse_args()
+    if not options.rows and not options.corpora:
+        parser.error("name --corpora FOLDER (public corpora with youtube-threads) or --rows FILE (native rows, JSONL)")
+    sizes = sorted(int(size) for size in options.sizes.split(","))
+    rows = _rows(options, max(sizes))
+    sizes = sorted({min(size, len(rows)) for size in sizes})
+    names = [name.strip() for name in options.only.split(",")]
+    if unknown := set(names) - set(CONTESTANTS):
+        parser.error(f"--only {sorted(unknown)}: expected some of {', '.join(CONTESTANTS)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        contest = _contest(rows, names, options, Path(folder))
+        results = {
+            "machine": f"{os.cpu_count()} cores, {_cpu_name()}",
+            "rows": len(rows),
+            "articles": len({row["article_id"] for row in rows}),
+            "price": options.price,
+            "stride": options.stride,
+            "contest": contest,
+            "growth": [_alone(_growth, rows[:size], Path(folder)) for size in sizes] if len(sizes) > 1 else [],
+            "agreement": _alone(_agreement, rows, options.agreement, options.corpora) if options.agreement else None,
+            "latency": _alone(_latency, rows, options.latency) if options.latency else None,
+            "start": _start(rows[0], Path(folder)) if options.latency else None,
+        }
+    (options.out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    (options.out / "table.md").write_text(table(results), encoding="utf-8")
+    _plot(results, options.out / "speed.png")
+    print(table(results))
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor")
+
+
+def _rows(options: argparse.Namespace, count: int) -> Rows:
+    if options.rows:
+        with options.rows.open(encoding="utf-8") as lines:
+            found = [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
+    else:
+        from data import corpora
+
+        found = list(corpora.rows("youtube-threads", options.corpora))[:count]
+    return [{"article_id": row.get("article_title", ""), "article_text": "", "parent_text": ""} | row for row in found]
+
+
+def _contest(rows: Rows, names: Sequence[str], options: argparse.Namespace, folder: Path) -> dict[str, dict]:
+    """Median comments a second, spread, padding and memory by contestant."""
+    context = multiprocessing.get_context("spawn")
+    contestants = {}
+    for name in names:
+        here, there = context.Pipe()
+        given = rows[:: options.stride] if name in SLOW else rows
+        process = context.Process(target=_contestant, args=(name, given, folder, there), daemon=True)
+        process.start()
+        contestants[name] = (process, here, len(given))
+        here.recv()  # ready; one after the other, as the memory of loading is theirs as well
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    facts = {}
+    for _ in range(options.rounds):
+        for name, (_, pipe, count) in contestants.items():
+            pipe.send("go")
+            seconds, facts[name] = pipe.recv()
+            rates[name].append(count / seconds)
+            print(f"{name}: {rates[name][-1]:.1f} comments/s", file=sys.stderr, flush=True)
+    for process, pipe, _ in contestants.values():
+        pipe.send("")
+        process.join()
+    return {
+        name: {"rows": contestants[name][2], "rates": rates[name], "rate": statistics.median(rates[name])} | facts[name]
+        for name in names
+    }
+
+
+def _contestant(name: str, rows: Rows, folder: Path, pipe) -> None:
+    """A process: get ready, say so, and do the work whenever told."""
+    from moderation.cli import quiet
+
+    quiet()
+    work, padding = READY[name](rows, folder)
+    pipe.send("ready")
+    with _Memory() as memory:
+        while pipe.recv():
+            started = time.perf_counter()
+            work()
+            pipe.send((time.perf_counter() - started, {"memory": memory.peak, "padding": padding()}))
+
+
+class _Memory:
+    """The largest resident memory of this process while it works, in bytes, looked at every 50 ms."""
+
+    def __enter__(self) -> _Memory:
+        self.peak = 0
+        self._stop = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+
+    def _watch(self) -> None:
+        while True:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self.peak = max(self.peak, pages * os.sysconf("SC_PAGE_SIZE"))
+            if self._stop.wait(0.05):
+                return
+
+
+def _comments(rows: Rows) -> list:
+    from moderation import Article, Comment
+
+    articles: dict[str, Article] = {}
+    return [Comment.from_row(row, articles.setdefault(row["article_id"], Comment.from_row(row).article)) for row in rows]
+
+
+def _pairs(rows: Rows) -> list[tuple[str, str]]:
+    return [(f"{row['article_title']}\n{row['article_text']}".strip(), row["comment_text"]) for row in rows]
+
+
+def _counting(moderator) -> Callable[[], float]:
+    """Have the encoder count what it is given; returns a function for the share of padding."""
+    cells = [0, 0]
+    passes = moderator.encoder.passes
+
+    def counted(batches):
+        for batch in batches:
+            cells[0] += len(batch) * max(map(len, batch))
+            cells[1] += sum(map(len, batch))
+        return passes(batches)
+
+    moderator.encoder.passes = counted
+    return lambda: 1 - cells[1] / cells[0] if cells[0] else 0.0
+
+
+def _score(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
+    from moderation import Moderator
+    from moderation.score import score
+
+    source = folder / f"{len(rows)}.jsonl"
+    source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    moderator = Moderator.from_pretrained()
+    padding = _counting(moderator)
+
+    def work() -> None:
+        moderator._articles.clear()  # every run encodes its articles
+        moderator._article_bytes = 0
+        score([source], folder / f"{len(rows)}.out.jsonl", moderator)
+
+    return work, padding
+
+
+def _predict(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
+    from moderation import Moderator
+
+    moderator, comments = Moderator.from_pretrained(), _comments(rows)
+    padding = _counting(moderator)
+    return lambda: [moderator.predict(comments[start : start + 1024]) for start in range(0, len(rows), 1024)], padding
+
+
+def _limit(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
+    from moderation import Moderator
+    from moderation import text as encoding
+    from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, plan
+
+    encoder = Moderator.from_pretrained().encoder
+    views = [encoding.view(comment) for comment in _comments(rows)]
+    texts = {COMMENT_TOKENS: {view.comment for view in views}, PARENT_TOKENS: {view.parent for view in views if view.parent}}
+    texts[SEGMENT_TOKENS] = {segment for view in views for segment in view.segments}
+    batches = []
+    for limit, some in texts.items():
+        ids = encoder.tokenize(list(some), limit) if some else []
+        for length in sorted(set(map(len, ids))):
+            same = [row for row in ids if len(row) == length]
+            batches += [[same[index] for index in chosen] for chosen in plan([length] * len(same), encoder.token_budget)]
+    if not hasattr(encoder, "kernel"):
+        return lambda: list(encoder.passes(batches)), lambda: 0.0
+    arrays = [np.array(batch) for batch in batches]
+    feeds = [{"input_ids": array, "attention_mask": np.ones_like(array)} for array in arrays]
+    return lambda: list(encoder.workers.map(lambda feed: encoder.kernel.run(None, feed), feeds)), lambda: 0.0
+
+
+def _classifier(folder: Path):
+    """The encoder of the default model with a classification head; its weights are random, which costs the same."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from moderation.model import DEFAULT_ENCODER, find_encoder
+
+    path = find_encoder(DEFAULT_ENCODER)
+    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=4, dtype="float32")
+    return AutoTokenizer.from_pretrained(path), model
+
+
+def _pair_padding(rows: Rows) -> Callable[[], float]:
+    from transformers import AutoTokenizer
+
+    from moderation.model import DEFAULT_ENCODER, find_encoder
+
+    first, second = zip(*_pairs(rows), strict=True)
+    tokenizer = AutoTokenizer.from_pretrained(find_encoder(DEFAULT_ENCODER))
+    lengths = list(map(len, tokenizer(list(first), list(second), truncation=True, max_length=PAIR_TOKENS)["input_ids"]))
+    batches = [lengths[start : start + BATCH] for start in range(0, len(lengths), BATCH)]
+    share = 1 - sum(lengths) / sum(len(batch) * max(batch) for batch in batches)
+    return lambda: share
+
+
+def _pipeline(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
+    from transformers import pipeline
+
+    tokenizer, model = _classifier(folder)
+    run = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
+    inputs = [{"text": article, "text_pair": comment} for article, comment in _pairs(rows)]
+    return lambda: run(inputs, batch_size=BATCH, truncation=True, max_length=PAIR_TOKENS), _pair_padding(rows)
+
+
+def _cross_encoder(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
+    from sentence_transformers import CrossEncoder
+
+    from moderation.model import DEFAULT_ENCODER, find_encoder
+
+    model = CrossEncoder(find_encoder(DEFAULT_ENCODER), num_labels=4, max_length=PAIR_TOKENS, device="cpu")
+    return lambda: model.predict(_pairs(rows), batch_size=BATCH, show_progress_bar=False), lambda: None
+
+
+def _sentence_transformer(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
+    from sentence_transformers import SentenceTransformer
+
+    from moderation.model import DEFAULT_ENCODER, find_encoder
+
+    model = SentenceTransformer(find_encoder(DEFAULT_ENCODER), device="cpu")
+    model.max_seq_length = PAIR_TOKENS
+    weights = np.zeros((2 * model.get_sentence_embedding_dimension(), 4), np.float32)
+
+    def work() -> np.ndarray:
+        articles, comments = zip(*_pairs(rows), strict=True)
+        distinct = list(dict.fromkeys(articles))
+        vectors = dict(zip(distinct, model.encode(distinct, batch_size=BATCH, show_progress_bar=False), strict=True))
+        encoded = model.encode(list(comments), batch_size=BATCH, show_progress_bar=False)
+        return np.hstack([encoded, np.stack([vectors[article] for article in articles])]) @ weights
+
+    return work, lambda: None
+
+
+def _setfit(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
+    from sentence_transformers import SentenceTransformer
+    from setfit import SetFitModel
+    from sklearn.linear_model import LogisticRegression
+
+    from moderation.model import DEFAULT_ENCODER, find_encoder
+
+    body = SentenceTransformer(find_encoder(DEFAULT_ENCODER), device="cpu")
+    body.max_seq_length = PAIR_TOKENS
+    head = LogisticRegression().fit(
+        np.random.default_rng(0).normal(size=(8, body.get_sentence_embedding_dimension())), [0, 1, 2, 3] * 2
+    )
+    model = SetFitModel(model_body=body, model_head=head)
+    texts = [f"{article}\n{comment}" for article, comment in _pairs(rows)]
+    return lambda: model.predict(texts, batch_size=BATCH, show_progress_bar=False), lambda: None
+
+
+def _naive(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
+    from transformers import AutoTokenizer
+
+    from moderation import Moderator
+    from moderation.model import DEFAULT_ENCODER, find_encoder
+
+    encoder = Moderator.from_pretrained().encoder
+    tokenizer = AutoTokenizer.from_pretrained(find_encoder(DEFAULT_ENCODER))
+    pairs = _pairs(rows)
+
+    def work() -> None:
+        for start in range(0, len(pairs), BATCH):
+            first, second = zip(*pairs[start : start + BATCH], strict=True)
+            list(encoder.passes([tokenizer(list(first), list(second), truncation=True, max_length=PAIR_TOKENS)["input_ids"]]))
+
+    return work, _pair_padding(rows)
+
+
+READY = dict(
+    zip(
+        CONTESTANTS,
+        (_score, _predict, _pipeline, _cross_encoder, _sentence_transformer, _setfit, _naive, _limit),
+        strict=True,
+    )
+)
+
+
+def _alone(function: Callable, *arguments: object):
+    """What `function` returns, in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def _growth(rows: Rows, folder: Path) -> dict:
+    """`ours` once over `rows`: seconds and peak memory."""
+    from moderation.cli import quiet
+
+    quiet()
+    work, _ = _score(rows, folder)
+    with _Memory() as memory:
+        started = time.perf_counter()
+        work()
+        return {"rows": len(rows), "seconds": time.perf_counter() - started, "memory": memory.peak}
+
+
+def _agreement(rows: Rows, count: int, corpora: Path | None) -> dict:
+    """Labels that stay when the compiled encoder takes the place of fp32 PyTorch, and macro-F1 on gold-dev with both."""
+    from moderation.cli import quiet
+
+    quiet()
+    from sklearn.metrics import f1_score
+
+    from moderation import Moderator
+    from moderation.schema import LABELS
+
+    starts = range(0, len(rows), max(1, len(rows) * 100 // count))  # stretches of 100 neighbours
+    comments = _comments([row for start in starts for row in rows[start : start + 100]][:count])
+    gold = []
+    if corpora and (corpora / "gold-dev.jsonl").exists():
+        gold = [json.loads(line) for line in (corpora / "gold-dev.jsonl").read_text(encoding="utf-8").splitlines()]
+    reference = Moderator.from_pretrained(runtime="torch")
+    reference.encoder.exact = True
+    found = {}
+    for name, moderator in (("fp32", reference), ("compiled", Moderator.from_pretrained())):
+        labels = moderator.predict_proba(comments).argmax(1)
+        on_gold = [LABELS[label] for label in moderator.predict_proba(_comments(gold)).argmax(1)] if gold else []
+        found[name] = labels, f1_score([row["label"] for row in gold], on_gold, average="macro") if gold else None
+    kind = getattr(Moderator.from_pretrained().encoder, "kind", "torch")
+    same = float((found["fp32"][0] == found["compiled"][0]).mean())
+    return {"kind": kind, "rows": len(comments), "same": same, "gold": [found["fp32"][1], found["compiled"][1]]}
+
+
+def _latency(rows: Rows, count: int) -> dict:
+    """Milliseconds of single comments in a running process: median and 99th percentile, article cached and not."""
+    from moderation.cli import quiet
+
+    quiet()
+    from dataclasses import replace
+
+    from moderation import Moderator
+
+    moderator = Moderator.from_pretrained()
+    comments = _comments(rows[:: max(1, len(rows) // count)])[:count]
+    for comment in comments:
+        moderator.predict([comment])
+    found = {}
+    for name, some in (
+        ("cached", comments),
+        (
+            "new",
+            [
+                replace(one, article=replace(one.article, title=f"{n} {one.article.title}", text=f"{n} {one.article.text}"))
+                for n, one in enumerate(comments)
+            ],
+        ),
+    ):
+        times = []
+        for comment in some:
+            if name == "new":
+                moderator._articles.clear()
+            started = time.perf_counter()
+            moderator.predict([comment])
+            times.append(1000 * (time.perf_counter() - started))
+        found[name] = [float(np.percentile(times, 50)), float(np.percentile(times, 99))]
+    return found
+
+
+def _start(row: dict, folder: Path) -> dict:
+    """Seconds of `moderation --help` and of `moderation score` with one row, warm: the median of five."""
+    source = folder / "one.jsonl"
+    source.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    found = {}
+    for name, arguments in (("help", ["--help"]), ("score", ["score", str(source), "--out", str(folder / "one.out.jsonl")])):
+        times = []
+        for _ in range(6):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-m", "moderation.cli", *arguments], check=True, capture_output=True)
+            times.append(time.perf_counter() - started)
+        found[name] = statistics.median(times[1:])
+    return found
+
+
+def table(results: dict) -> str:
+    """The results as Markdown."""
+    contest = results["contest"]
+    base, limit = (contest.get(name, {}).get("rate") for name in ("pipeline", "limit"))
+    lines = [
+        f"{results['rows']:,} comments under {results['articles']:,} articles; {results['machine']}; USD {results['price']:.2f} an hour.",
+        "",
+        "| | comments/s | lowest–highest | to `pipeline` | of the limit | padding | peak memory | USD a million | rows |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in sorted(contest.items(), key=lambda item: -item[1]["rate"]):
+        padding = "–" if one["padding"] is None else f"{one['padding']:.1%}"
+        lines.append(
+            f"| {name} | {one['rate']:,.0f} | {min(one['rates']):,.0f}–{max(one['rates']):,.0f} | "
+            + (f"{one['rate'] / base:.1f} | " if base else "– | ")
+            + (f"{one['rate'] / limit:.0%} | " if limit else "– | ")
+            + f"{padding} | {one['memory'] / 1e6:,.0f} MB | {1e6 / one['rate'] / 3600 * results['price']:.3f} | {one['rows']:,} |"
+        )
+    lines.append("")
+    lines += [
+        f"{one['rows']:,} rows: {one['seconds']:,.1f} s, {1e3 * one['seconds'] / one['rows']:.2f} ms a row, {one['memory'] / 1e6:,.0f} MB"
+        for one in results["growth"]
+    ]
+    if agreement := results["agreement"]:
+        gold = agreement["gold"]
+        lines.append(f"The compiled encoder ({agreement['kind']}) gives the label of fp32 PyTorch on {agreement['same']:.2%} of {agreement['rows']:,} rows" + (f"; macro-F1 on gold-dev {gold[0]:.4f} → {gold[1]:.4f}" if gold[0] else "") + ".")  # fmt: skip
+    if latency := results["latency"]:
+        (a, b), (c, d) = latency["cached"], latency["new"]
+        lines.append(f"One comment: median {a:.0f} ms, 99th percentile {b:.0f} ms; with a new article {c:.0f} and {d:.0f} ms.")
+    if start := results["start"]:
+        lines.append(f"`moderation --help` {start['help']:.2f} s; `moderation score` of one row {start['score']:.2f} s, warm.")
+    return "\n".join(lines) + "\n"
+
+
+def _plot(results: dict, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    contest = dict(sorted(results["contest"].items(), key=lambda item: item[1]["rate"]))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 3.6), width_ratios=(3, 2), layout="constrained")
+    rates = [one["rate"] for one in contest.values()]
+    spread = np.abs([[one["rate"] - min(one["rates"]), max(one["rates"]) - one["rate"]] for one in contest.values()]).T
+    colours = ["#1f6f8b" if name.startswith("ours") else "#c9ced6" for name in contest]
+    left.barh(list(contest), rates, xerr=spread, color=colours, error_kw={"lw": 1})
+    left.bar_label(left.containers[-1], [f" {rate:,.0f}" for rate in rates], fontsize=8)
+    left.set(xlabel="comments a second", title="On the same rows, in the same run")
+    right.plot([one["rows"] for one in results["growth"]], [one["seconds"] for one in results["growth"]], "o-", color="#1f6f8b")
+    right.set(xlabel="rows", ylabel="seconds", title="Time grows linearly", xlim=0, ylim=0)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The benchmark of speed runs, on a few of our own rows, and its table says what was measured."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import speed
+
+
+@pytest.mark.slow
+def test_contestants_take_turns_on_the_same_rows_and_every_figure_is_written(tmp_path):
+    rows = ROOT / "data/threads/test.jsonl"
+    arguments = ["--rows", rows, "--sizes", "20,40", "--stride", "10", "--rounds", "2", "--agreement", "0", "--latency", "0"]
+    result = subprocess.run(
+        [sys.executable, "benchmarks/speed.py", *map(str, arguments), "--only", "ours,pipeline,limit", "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert result.returncode == 0, result.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {name: (one["rows"], len(one["rates"])) for name, one in results["contest"].items()} == {
+        "ours": (40, 2),
+        "pipeline": (4, 2),
+        "limit": (40, 2),
+    }
+    assert all(one["rate"] > 0 and one["memory"] > 1e8 for one in results["contest"].values())
+    assert [one["rows"] for one in results["growth"]] == [20, 40]
+    assert 0 <= results["contest"]["ours"]["padding"] < 1 and results["contest"]["limit"]["padding"] == 0
+    assert (tmp_path / "speed.png").stat().st_size > 5000 and (tmp_path / "table.md").read_text() == speed.table(results)
+
+
+def test_the_table_gives_ratios_cost_and_spread():
+    one = {"rows": 10, "memory": 5e8, "padding": 0.02}
+    results = {
+        "rows": 10,
+        "articles": 2,
+        "machine": "2 cores, a processor",
+        "price": 0.36,
+        "contest": {
+            "ours": one | {"rate": 200.0, "rates": [190.0, 200.0, 230.0]},
+            "pipeline": one | {"rate": 10.0, "rates": [9.0, 10.0, 10.5], "rows": 2},
+            "limit": one | {"rate": 250.0, "rates": [250.0], "padding": None},
+        },
+        "growth": [{"rows": 1000, "seconds": 5.0, "memory": 5e8}],
+        "agreement": {"kind": "int8", "rows": 1000, "same": 0.9931, "gold": [0.7396, 0.7387]},
+        "latency": {"cached": [10.0, 20.0], "new": [30.0, 40.0]},
+        "start": {"help": 0.2, "score": 2.5},
+    }
+    table = speed.table(results)
+    assert "| ours | 200 | 190–230 | 20.0 | 80% | 2.0% | 500 MB | 0.500 | 10 |" in table
+    assert "| limit | 250 | 250–250 | 25.0 | 100% | – |" in table
+    assert "1,000 rows: 5.0 s, 5.00 ms a row" in table and "99.31%" in table and "0.7396 → 0.7387" in table
+
+
+def test_a_contestant_that_is_none_is_named(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "benchmarks/speed.py", "--rows", "data/threads/test.jsonl", "--sizes", "5", "--only", "nobody"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert result.returncode == 2 and "nobody" in result.stderr
