@@ -143,17 +143,17 @@ def tab(desk: Desk) -> gr.Tab:
                     full = gr.Button("Train fully (hours)", elem_id="train-full", min_width=160)
                 progress = gr.HTML(elem_id="learning-progress", **plain)
                 result = gr.HTML(elem_id="learning-result", **plain)
-                gr.HTML(tag("section", tag("h3", "What to label next")), **plain)
+                gr.HTML(tag("section", tag("h2", "What to label next")), **plain)
                 share = gr.Slider(
                     0, 50, 20, step=5, label="Drawn by lot, so that estimates stay fair (%)", elem_id="learning-share"
                 )
                 value = gr.Button("Order the queue by the value of a label", elem_id="learning-order")
                 ordered = gr.HTML(elem_id="learning-ordered", **plain)
-                gr.HTML(tag("section", tag("h3", "Is the site still what the model learned from?")), **plain)
+                gr.HTML(tag("section", tag("h2", "Is the site still what the model learned from?")), **plain)
                 look = gr.Button("Look for drift", elem_id="learning-look")
                 drifts = gr.HTML(elem_id="learning-drift", **plain)
             with gr.Column(scale=5, min_width=420):
-                gr.HTML(tag("section", tag("h3", "Challenger and champion")), **plain)
+                gr.HTML(tag("section", tag("h2", "Challenger and champion")), **plain)
                 version = gr.Dropdown([], label="Version", elem_id="learning-version")
                 judged = gr.HTML(elem_id="learning-judgement", **plain)
                 with gr.Row():
@@ -222,7 +222,7 @@ def _now(registry: Registry, decided: Mapping[int, int]) -> Markup:
         note = f"Version of the data: {data.name}"
     return tag(
         "section",
-        tag("h3", f"Champion: {registry.champion()}"),
+        tag("h2", f"Champion: {registry.champion()}"),
         tag("ul", *(tag("li", tag("strong", f"{count:,}"), what) for count, what in boxes), class_="boxes"),
         tag("p", note, class_="plot-note"),
     )
@@ -236,7 +236,7 @@ def _progress(state: Mapping | None) -> Markup | str:
         part = f", {step:,} of {steps:,}" if steps else ""
         said = tag("p", f"{_sentence(state['stage'])}{part} …", class_="said", role="status")
         if not steps:
-            return tag("section", tag("h3", "Training"), said)
+            return tag("section", tag("h2", "Training"), said)
         share = 100 * step / steps
         bar = tag(
             "div",
@@ -248,7 +248,7 @@ def _progress(state: Mapping | None) -> Markup | str:
             aria_valuemax="100",
             aria_label=state["stage"],
         )
-        return tag("section", tag("h3", "Training"), bar, said)
+        return tag("section", tag("h2", "Training"), bar, said)
     outcome = state.get("outcome")
     if not outcome:
         return tag(
@@ -257,7 +257,7 @@ def _progress(state: Mapping | None) -> Markup | str:
     doubted = f" {outcome['doubted']} labels look wrong and wait in the queue (“flagged”)." if outcome.get("doubted") else ""
     bad = " warn" if outcome["outcome"] in ("failed", "refuse") else ""
     return tag(
-        "section", tag("h3", "Last training"), tag("p", f"{_sentence(outcome['sentence'])}.{doubted}", class_=f"said{bad}")
+        "section", tag("h2", "Last training"), tag("p", f"{_sentence(outcome['sentence'])}.{doubted}", class_=f"said{bad}")
     )
 
 
