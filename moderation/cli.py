@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Collection
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -46,7 +46,8 @@ def score(
         list[str], typer.Argument(metavar="PATH…", help="Exports, saved pages, folders, or - for standard input.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Output: .jsonl, .csv or .parquet. Default: NAME.scored.jsonl here.")
+        str | None,
+        typer.Option("--out", "-o", help="Output: .jsonl, .csv or .parquet (ray: a folder). Default: NAME.scored.jsonl here."),
     ] = None,
     format: Annotated[
         str | None, typer.Option("--format", "-f", help="Name the input format instead of having it recognised.")
@@ -59,26 +60,46 @@ def score(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 4 when rows were set aside.")] = False,
     show: Annotated[int, typer.Option("--show", min=0, max=50, help="How many flagged comments to print at the end.")] = 8,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option("--engine", help="ray: Parquet from disk or object storage, on many machines.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", help="With --engine ray: the cluster. Default: this machine alone.")
+    ] = None,
+    block_rows: Annotated[
+        int | None, typer.Option("--block-rows", min=1, help="With --engine ray: rows scored and kept at a time (20,000).")
+    ] = None,
 ) -> None:
     """Label every comment of an export, in one command."""
     from moderation.policy import Policy
 
     columns = parse_map(map)
     policy = Policy.load(threshold_file) if threshold_file else None
+    if engine == "local" and (ray_address or block_rows):
+        raise UserError("--ray-address and --block-rows belong to --engine ray")
+    if engine == "ray" and format not in (None, "parquet"):
+        raise UserError(f"--format {format}: the ray engine reads Parquet and nothing else")
     if out is None:
         stem = "stdin" if paths[0] == "-" else Path(paths[0]).name.split(".")[0] or "comments"
-        out = Path(f"{stem}.scored.jsonl")
+        out = f"{stem}.scored" + (".jsonl" if engine == "local" else "")
     quiet()
     from moderation.score import own_files
     from moderation.score import score as run
 
-    with _Progress(paths, format, columns, own_files(out)) as progress:
-        from moderation.model import Moderator
-        from moderation.registry import Champion
-
+    own = own_files(Path(out)) if engine == "local" else None
+    with _Progress(paths, format, columns, own) as progress:
         try:
-            moderator = Moderator.from_pretrained(model) if model else Champion()
-            summary = run(paths, out, moderator, format=format, columns=columns, policy=policy, progress=progress.update)
+            if engine == "ray":
+                from moderation.spread import BLOCK_ROWS, spread
+
+                more = {"block_rows": block_rows or BLOCK_ROWS, "progress": progress.update}
+                summary = spread(paths, out, model, address=ray_address, columns=columns, policy=policy, **more)
+            else:
+                from moderation.model import Moderator
+                from moderation.registry import Champion
+
+                moderator = Moderator.from_pretrained(model) if model else Champion()
+                summary = run(paths, out, moderator, format=format, columns=columns, policy=policy, progress=progress.update)
         except KeyboardInterrupt:
             progress.stop()
             print("moderation: interrupted; what is done is kept, run the same command again to go on", file=sys.stderr)
@@ -107,7 +128,10 @@ def parse_map(text: str) -> dict[str, str]:
 class _Progress:
     """A bar on stderr with rate and time left; the total is counted by a second reading in the background."""
 
-    def __init__(self, paths: list[str], format: str | None, columns: dict[str, str], skip: Collection[Path] = ()) -> None:
+    def __init__(
+        self, paths: list[str], format: str | None, columns: dict[str, str], skip: Collection[Path] | None = ()
+    ) -> None:
+        """`skip`: the run's own files; None when the total need not be counted, because `update` is told."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -125,7 +149,8 @@ class _Progress:
         self._first: int | None = None
         self._stop = False
         # standard input and pipes can be read only once, and that is not here
-        if console.is_terminal and all(path != "-" and (os.path.isfile(path) or os.path.isdir(path)) for path in paths):
+        countable = skip is not None and console.is_terminal
+        if countable and all(path != "-" and (os.path.isfile(path) or os.path.isdir(path)) for path in paths):
             threading.Thread(target=self._count, args=(paths, format, columns, skip), daemon=True).start()
 
     def _count(self, paths: list[str], format: str | None, columns: dict[str, str], skip: Collection[Path] = ()) -> None:
@@ -151,7 +176,9 @@ class _Progress:
         self._stop = True
         self._bar.stop()
 
-    def update(self, done: int) -> None:
+    def update(self, done: int, total: int | None = None) -> None:
+        if total is not None:
+            self._bar.update(self._task, total=total)
         if self._first is None:
             self._first = done
             self._bar.reset(self._task, completed=done, description="scoring", total=self._bar.tasks[0].total)

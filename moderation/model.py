@@ -400,7 +400,9 @@ class Moderator:
 
 
 def cores() -> int:
-    """How many processors this process may use."""
+    """How many processors this process may use: $MODERATION_CORES, else all that the system gives it."""
+    if os.environ.get("MODERATION_CORES", "").isdecimal():
+        return max(1, int(os.environ["MODERATION_CORES"]))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -67,7 +67,7 @@ class Summary:
         reasons: why rows were set aside, with counts.
     """
 
-    out: Path
+    out: Path | str
     rows: int = 0
     set_aside: int = 0
     resumed: int = 0
@@ -76,7 +76,7 @@ class Summary:
     actions: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     flagged: list[dict] = field(default_factory=list)
-    rejects: Path | None = None
+    rejects: Path | str | None = None
 
 
 def score(
