@@ -204,7 +204,6 @@ def test_the_command_needs_no_cluster(command, tmp_path):
         (["in"], "in/rows.parquet", {}, OutputError, "is a file"),
         (["in"], "out", {"columns": {"colour": "x"}}, UserError, "unknown column"),
         (["in"], "out", {"model": "absent"}, UserError, "no model here"),
-        (["in"], "out", {"address": "127.0.0.1:9"}, UserError, "no Ray cluster"),
     ],
 )
 def test_a_mistake_is_told_before_ray_is_started(tmp_path, monkeypatch, paths, out, more, kind, message):
@@ -213,6 +212,12 @@ def test_a_mistake_is_told_before_ray_is_started(tmp_path, monkeypatch, paths, o
     (tmp_path / "empty").mkdir()
     with pytest.raises(kind, match=message):
         spread(paths, out, **more)
+
+
+def test_an_address_where_nobody_listens_is_told_in_one_line(command, tmp_path):
+    write(tmp_path / "in" / "rows.parquet", rows())
+    done = command("score", "in", "--engine", "ray", "--ray-address", "127.0.0.1:9")
+    assert done.returncode == 2 and b"no Ray cluster" in done.stderr and b"Traceback" not in done.stderr
 
 
 def test_the_commands_options_belong_together(command):
