@@ -301,7 +301,7 @@ def _labels(root: Path) -> Rows:
     for name in sorted({label["corpus"] for label in labels}):
         known = list(CORPORA[name].rows(root))
         by_id = {row["comment_id"]: row for row in known}
-        threads = {row.get("article_id") or row["parent_id"]: row for row in known}
+        threads = {row.get("article_id") or row.get("parent_id", ""): row for row in known}
         for label in labels:
             if label["corpus"] != name:
                 continue

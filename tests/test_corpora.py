@@ -66,6 +66,19 @@ def test_scamspot_reads_the_text_column_and_drops_repeats(folder):
     ]
 
 
+def test_our_labels_meet_their_comments_in_blogs_and_in_corpora_without_articles(folder, tmp_path, monkeypatch):
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    [blog] = corpora.rows("haacked-blog", folder)
+    scam = corpora.rows("scamspot", folder)[0]
+    given = [(blog, "low-effort"), (scam, "spam")]
+    lines = [json.dumps({"corpus": row["corpus"], "comment_id": row["comment_id"], "label": label}) for row, label in given]
+    (labels / "one.jsonl").write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(corpora, "LABELS_FOLDER", labels)
+    found = {(row["comment_text"], row["article_title"], row["label"]) for row in corpora.rows("labels", folder, "train")}
+    assert found == {("Nice.", "A", "low-effort"), ("earn cash", "", "spam")}
+
+
 def test_a_corpus_is_a_dataset_of_native_rows(folder):
     table = corpora.load("gold-train", folder, purpose="train")
     assert table["label"][:] == ["on-topic"] and {"comment_text", "article_title", "target", "corpus"} <= set(
