@@ -142,6 +142,7 @@ def test_the_built_wheel_brings_what_its_commands_need(tmp_path):
     needed = {str(path.relative_to(ROOT)) for path in needed if "__pycache__" not in path.parts}
     needed |= {f"data/threads/{split}.jsonl" for split in ("train", "validation", "test")}  # what the learning loop replays
     assert needed <= brought, needed - brought  # the store's migrations and the report's page are no modules
+    assert "data/threads/third-round.jsonl" not in brought  # outside the recipe, so nothing reads it where this is installed
     target = tmp_path / "site"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(wheel)], check=True)
     code = (

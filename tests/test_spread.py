@@ -57,23 +57,47 @@ def cluster():
     import ray
     from ray.cluster_utils import Cluster
 
-    node = {"object_store_memory": 100 << 20, "include_dashboard": False}
-    nodes = Cluster()
-    try:
+    def start():
+        nodes = Cluster()
         try:
-            nodes.add_node(num_cpus=0, **node)
+            nodes.add_node(num_cpus=0, object_store_memory=100 << 20, include_dashboard=False)
             for _ in range(2):
                 nodes.add_node(num_cpus=1, object_store_memory=100 << 20)
             ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
             nodes.wait_for_nodes(timeout=300)
-        except Exception as error:  # Ray gives each of its processes 30 seconds
-            pytest.skip(f"this machine is too busy to start a Ray cluster: {error}")
-        yield nodes
-    finally:
+        except BaseException:
+            stop(nodes)
+            raise
+        return nodes
+
+    def stop(nodes):
         ray.shutdown()
         nodes.shutdown()
+
+    try:
+        nodes = patiently(start)
+        yield nodes
+        stop(nodes)
+    finally:
         os.environ.clear()
         os.environ.update(kept)
+
+
+def patiently(start):
+    """What `start` gives at the first, second or third attempt; Ray gives each of its processes 30 seconds to come up.
+
+    Only a machine that was overloaded before Ray was started excuses a failure: then the test is skipped, with the load.
+    """
+    for attempt in range(3):
+        load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))  # before: Ray itself brings load
+        try:
+            return start()
+        except Exception as error:
+            print(f"Ray did not start (attempt {attempt + 1}, load {load:.1f} on {cores} cores): {error}")
+            if attempt == 2 and load > 2 * cores:
+                pytest.skip(f"this machine is too busy to start Ray: load {load:.1f} on {cores} cores; {error}")
+            if attempt == 2:
+                raise
 
 
 class Stopped(Exception):
@@ -183,10 +207,15 @@ def test_an_interrupted_run_is_taken_up_and_no_block_is_done_again(cluster, tmp_
 @pytest.mark.timeout(2400)
 def test_the_command_needs_no_cluster(command, tmp_path):
     write(tmp_path / "in" / "rows.parquet", rows())
-    done = command("score", "in", "--engine", "ray", "--out", "out", "--strict", timeout=2000)
+
+    def score_it():
+        done = command("score", "in", "--engine", "ray", "--out", "out", "--strict", timeout=700)
+        if b"Ray cannot be started here" in done.stderr:
+            raise RuntimeError(done.stderr.decode())
+        return done
+
+    done = patiently(score_it)
     printed = done.stdout.decode()
-    if b"Ray cannot be started here" in done.stderr:  # it gives each of its processes 30 seconds
-        pytest.skip(f"this machine is too busy to start Ray: {done.stderr.decode()}")
     assert done.returncode == 4, done.stderr
     assert (
         f"{ARTICLES * COMMENTS} rows: {ARTICLES * COMMENTS - ARTICLES} scored" in printed and "comment_text is empty" in printed
