@@ -67,7 +67,8 @@ def score(
         str | None, typer.Option("--ray-address", help="With --engine ray: the cluster. Default: this machine alone.")
     ] = None,
     block_rows: Annotated[
-        int | None, typer.Option("--block-rows", min=1, help="With --engine ray: rows scored and kept at a time (20,000).")
+        int | None,
+        typer.Option("--block-rows", min=1, help="With --engine ray: rows scored and kept at a time (at most 20,000)."),
     ] = None,
 ) -> None:
     """Label every comment of an export, in one command."""
@@ -90,10 +91,10 @@ def score(
     with _Progress(paths, format, columns, own) as progress:
         try:
             if engine == "ray":
-                from moderation.spread import BLOCK_ROWS, spread
+                from moderation.spread import spread
 
-                more = {"block_rows": block_rows or BLOCK_ROWS, "progress": progress.update}
-                summary = spread(paths, out, model, address=ray_address, columns=columns, policy=policy, **more)
+                more = {"columns": columns, "policy": policy, "block_rows": block_rows, "progress": progress.update}
+                summary = spread(paths, out, model, address=ray_address, **more)
             else:
                 from moderation.model import Moderator
                 from moderation.registry import Champion
