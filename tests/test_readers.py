@@ -487,6 +487,45 @@ def test_json_array_at_the_top_or_under_a_name(tmp_path: Path) -> None:
         assert [r.position for r in rejects] == ["element 3"]
 
 
+def test_json_objects_over_several_lines_each(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "body": "a", "tags": ["x"], "article": {"title": "T"}},
+        {"id": 2, "body": "b", "parent_id": 1, "article": {"title": "T"}},
+    ]
+    pretty = "\n".join(json.dumps(row, indent=2) for row in rows)
+    comments, rejects = read(written(tmp_path, "a.json", pretty))
+    assert [(c.comment_id, c.parent_text, c.article.title) for c in comments] == [("1", "", "T"), ("2", "a", "T")]
+    assert not rejects
+    [alone], rejects = read(written(tmp_path, "b.json", json.dumps(rows[0], indent=2)))
+    assert (alone.comment_id, alone.text) == ("1", "a") and not rejects
+    renamed = json.dumps({"remark": {"words": "a"}}, indent=2)
+    [mapped], _ = read(written(tmp_path, "c.json", renamed), columns={"comment_text": "remark.words"})
+    assert mapped.text == "a"
+    comments, [cut] = read(written(tmp_path, "d.json", pretty[:-20]))
+    assert [c.text for c in comments] == ["a"] and "ends early" in cut.reason
+
+
+@pytest.mark.parametrize("document", [{"message": "Not Found"}, {"name": "site", "version": 1}, {}])
+def test_a_json_document_that_is_no_comment_is_refused(document: dict, tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        read(written(tmp_path, "a.json", json.dumps(document, indent=2)))
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;", "\ufeffsep=;"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_first_line_that_names_the_delimiter_is_believed_and_is_no_row(first: str, end: str, tmp_path: Path) -> None:
+    lines = [first, "id;text;title", "1;a, b, c;T", "2;b"]
+    comments, rejects = read(written(tmp_path, "a.csv", end.join(lines) + end))
+    assert [(c.comment_id, c.text, c.article.title) for c in comments] == [("1", "a, b, c", "T")]
+    assert [r.position for r in rejects] == ["row 3 (line 4)"]
+
+
+def test_a_tab_or_another_sign_may_be_named_as_the_delimiter(tmp_path: Path) -> None:
+    for sign in "\t|^":
+        text = f"sep={sign}\ntext{sign}title\na{sign}T\n"
+        assert [c.text for c in read(written(tmp_path, "a.csv", text))[0]] == ["a"]
+
+
 def test_parquet_rows_and_whole_number_ids(tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from moderation.schema import MAX_COMMENT_CHARS, Comment, Reject
 
@@ -16,6 +17,8 @@ DELIMITERS = ",;\t|"
 #: How much of a file is looked at for its first records.
 _HEAD_CHARS = 64 * 1024
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
+# The line that spreadsheets put (and look for) before the header, to name the delimiter.
+_SEP = re.compile(r"""\ufeff?(?P<quote>"?)sep=(?P<delimiter>\t|[^\w\s"'])(?P=quote)[;,\t]*\r?(?:\n|$)""", re.IGNORECASE)
 
 
 def recognise(source: Source) -> str | None:
@@ -53,10 +56,12 @@ def records(source: Source, *, header: bool = True) -> Iterator[tuple[str, list[
     """
     # The limit of the csv module is global and too low for a long article; an unclosed quote runs into it.
     csv.field_size_limit(max(csv.field_size_limit(), 4 * MAX_COMMENT_CHARS))
-    rows = csv.reader(source.lines(), delimiter=sniff_delimiter(source))
+    lines = source.lines()
+    skipped = 1 if _SEP.match(source.head_text) else 0
+    rows = csv.reader(islice(lines, skipped, None), delimiter=sniff_delimiter(source))
     number = 0
     while True:
-        line = rows.line_num + 1
+        line = skipped + rows.line_num + 1
         position = f"row {number + 1}" + (f" (line {line})" if line != number + 1 else "")
         try:
             row = next(rows)
@@ -64,15 +69,15 @@ def records(source: Source, *, header: bool = True) -> Iterator[tuple[str, list[
             return
         except csv.Error as error:
             number += 1
-            if rows.line_num > line:
-                position = f"row {number} (lines {line} to {rows.line_num})"
+            if skipped + rows.line_num > line:
+                position = f"row {number} (lines {line} to {skipped + rows.line_num})"
             yield position, Reject(source.name, position, f"the row cannot be read as CSV ({error})")
             continue
         if not row or row == [""]:
             continue
         number += 1
-        if rows.line_num > line:  # a quote that was never closed swallows what follows; say how much
-            position = f"row {number} (lines {line} to {rows.line_num})"
+        if skipped + rows.line_num > line:  # a quote that was never closed swallows what follows; say how much
+            position = f"row {number} (lines {line} to {skipped + rows.line_num})"
         if number == 1 and header:
             row = [cell.strip().lstrip("\ufeff") for cell in row]
         elif any(map(_UNDECODABLE.search, row)):
@@ -88,6 +93,8 @@ def head_rows(source: Source, delimiter: str | None = None, limit: int = 20) -> 
     lines = list(text_lines(text[:_HEAD_CHARS]))
     if len(lines) > 1 and len(text) > _HEAD_CHARS:
         lines.pop()
+    if _SEP.match(text):
+        del lines[0]
     rows: list[list[str]] = []
     csv.field_size_limit(max(csv.field_size_limit(), 4 * MAX_COMMENT_CHARS))
     try:
@@ -102,7 +109,12 @@ def head_rows(source: Source, delimiter: str | None = None, limit: int = 20) -> 
 
 
 def sniff_delimiter(source: Source) -> str:
-    """The delimiter under which the first rows have the most cells and agree on their number; a comma when in doubt."""
+    """The delimiter that the file names, or under which the first rows have the most cells and agree on their number.
+
+    A comma when in doubt.
+    """
+    if named := _SEP.match(source.head_text):
+        return named["delimiter"]
 
     def score(delimiter: str) -> tuple[bool, float, int]:
         rows = head_rows(source, delimiter)

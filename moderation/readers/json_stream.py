@@ -44,6 +44,13 @@ def first_array(source: Source) -> str | None:
     return None
 
 
+def names_at(source: Source, path: str) -> list[str]:
+    """The names within the objects at a path (the empty string: the document itself), nested ones dotted, without arrays."""
+    inside = f"{path}." if path else ""
+    found = (name.removeprefix(inside) for name in outline(source) if name.startswith(inside))
+    return sorted(name for name in found if name and "item" not in name.split("."))
+
+
 def elements(source: Source, *paths: str) -> Iterator[tuple[str, object]]:
     """Every value at one of the paths, in order, as ``(path, value)``.
 

@@ -1,4 +1,4 @@
-"""Objects with one comment each: JSON lines, a JSON array (or ``{"comments": […]}``), and Parquet."""
+"""Objects with one comment each: JSON lines, a JSON array (or ``{"comments": […]}``), objects over several lines, and Parquet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moderation.schema import ROW_FIELDS, Comment, Reject, UserError, clean_text
 
 from . import delimited
 from .columns import RowReader, looks_like_comments, match_columns
-from .json_stream import elements, first_array, outline
+from .json_stream import elements, first_array, names_at, outline
 from .source import HEAD_BYTES, MAX_LINE_CHARS, Context, DamagedFile, Source, text_lines, unrecognised
 from .threads import Threads
 
@@ -23,17 +23,20 @@ def recognise_jsonl(source: Source) -> str | None:
     """``comments`` when the first lines are JSON objects of which one has the comment's text."""
     names = _names(_head_objects(source))
     if not names and "\n" not in source.head_text.lstrip():  # the first line alone is longer than the head
-        names = [path for path in outline(source) if path and "item" not in path.split(".")]
+        names = names_at(source, "")
     return "comments" if looks_like_comments(names) else None
 
 
 def recognise_json(source: Source) -> str | None:
-    """``comments`` for an array of objects with the comment's text, at the top or under a name such as ``comments``."""
-    path = first_array(source)
-    if path is None:
+    """``comments`` for objects with the comment's text: in an array, at the top or under a name such as ``comments``, or alone.
+
+    What is no array must have something else of a comment beside the text: settings have messages, too.
+    """
+    path = _path(source)
+    names = names_at(source, path) if path is not None else []
+    if not looks_like_comments(names) or (path == "" and len(match_columns(names, {}, source)) < 2):
         return None
-    names = [name.removeprefix(path + ".") for name in outline(source) if name.startswith(path + ".")]
-    return "comments" if looks_like_comments(names) else None
+    return "comments"
 
 
 def recognise_parquet(source: Source) -> str | None:
@@ -50,13 +53,12 @@ def read_jsonl(source: Source, context: Context) -> Iterator[Comment | Reject]:
 
 
 def read_json(source: Source, context: Context) -> Iterator[Comment | Reject]:
-    """The elements of the document's array as comments."""
-    path = first_array(source)
+    """The elements of the document's array as comments; or the document, or each of several, as one comment."""
+    path = _path(source)
     if path is None:
         raise unrecognised(source, "holds no JSON array of objects")
-    names = dict.fromkeys(name.removeprefix(path + ".") for name in outline(source) if name.startswith(path + "."))
     rows = ((f"element {number}", value) for number, (_, value) in enumerate(elements(source, path), start=1))
-    return _comments(source, context, names, rows)
+    return _comments(source, context, names_at(source, path), rows)
 
 
 def read_parquet(source: Source, context: Context) -> Iterator[Comment | Reject]:
@@ -163,6 +165,13 @@ def _whole_lines(source: Source) -> Iterator[str]:
         within = not line.endswith(("\n", "\r"))
 
 
+def _path(source: Source) -> str | None:
+    """The path of the document's objects: of its array's, or the empty string for objects over several lines each."""
+    path = first_array(source)
+    alone = path is None and source.head_text.lstrip().startswith("{") and not _head_objects(source)
+    return "" if alone and outline(source) > {""} else path
+
+
 def _head_objects(source: Source) -> list[dict]:
     """The objects among the first lines; empty when the file is one document over several lines."""
     text = source.head_text
@@ -200,7 +209,7 @@ def table_shape(source: Source) -> str | None:
     """Which of ``parquet``, ``jsonl``, ``json`` and ``csv`` a file is by its shape, whatever its columns are called."""
     if source.head.startswith(_PARQUET):
         return "parquet"
-    if first_array(source):
+    if _path(source) is not None:
         return "json"
     if _head_objects(source):
         return "jsonl"
@@ -214,8 +223,7 @@ def table_columns(source: Source, shape: str) -> list[str]:
     if shape == "jsonl":
         return _names(_head_objects(source))
     if shape == "json":
-        path = f"{first_array(source)}."
-        return [name.removeprefix(path) for name in outline(source) if name.startswith(path)]
+        return names_at(source, _path(source) or "")
     return next(iter(delimited.head_rows(source)), []) if shape == "csv" else []
 
 
