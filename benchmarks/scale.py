@@ -1,12 +1,16 @@
-"""The ray engine beside the single process on one machine: the same rows through both, in turns.
+"""The ray engine beside the single process on one machine: the same rows through both, in turns; and what planning takes.
 
     python benchmarks/scale.py --corpora FOLDER [--rows 20000] [--rounds 3]
+    python benchmarks/scale.py --corpora FOLDER --plan --rows 100000
 
 The rows are those of `youtube-threads`, a video's comments together, in one Parquet file. Each run is a process of its own, and the
 clock starts when `score` or `spread` is called: the loading of the model counts in both, and for ray also the start of Ray.
 For ray the time is given in its parts: until the first block is handed out (start of Ray, planning), until the first is done
 (start of the actors, loading the model in each, a block), from then to the last. Ratios of medians are the result; the spread
 over the rounds and the load of the machine before each run are printed beside them.
+
+`--plan` scores nothing: it surveys the rows in order, by one core, shuffles them, and has them surveyed, sorted by article and
+surveyed again by Ray; with what a row weighs, how many share an article and how many are the same question as another.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -31,6 +37,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--block-rows", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--plan", action="store_true", help="measure the planning, not the scoring")
     parser.add_argument("--one", nargs=3, metavar=("ENGINE", "SOURCE", "OUT"), help=argparse.SUPPRESS)  # a run, as a process
     arguments = parser.parse_args()
     if arguments.one:
@@ -41,6 +48,9 @@ def main() -> None:
         parser.error("--corpora is needed")
     from data import corpora
 
+    if arguments.plan:
+        plan(list(islice(corpora.rows("youtube-threads", arguments.corpora, "measure"), arguments.rows)), arguments.rows)
+        return
     runs: dict[str, list[dict]] = {engine: [] for engine in ENGINES}
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "rows.parquet")
@@ -104,6 +114,46 @@ def ray(source: str, out: str, block_rows: int) -> dict:
         "rows_steady": every - some,
         "stopped": seconds - last,
     }
+
+
+def plan(rows: list[dict], wanted: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from moderation.spread.blocks import Block, planned, survey
+    from moderation.spread.cluster import cluster
+    from moderation.spread.storage import Folder, parquet_files
+
+    questions = Counter(
+        (row["article_title"], row["article_text"], row.get("parent_text"), row["comment_text"]) for row in rows
+    )
+    articles = Counter(row["article_id"] for row in rows)
+    print(
+        f"{len(rows):,} rows, {len(articles):,} articles, {1 - len(questions) / len(rows):.1%} the same question as another, "
+        f"{sum(len(row['comment_text']) for row in rows) / len(rows):.0f} characters of comment, load {os.getloadavg()[0]:.1f}"
+    )
+    again = range(1 + (wanted - 1) // len(rows))  # the same comments under other articles
+    rows = [row | {"article_id": f"{row['article_id']}-{time}"} for time in again for row in rows][:wanted]
+    table = pa.Table.from_pylist(rows)
+    with tempfile.TemporaryDirectory() as name:
+        for order in ("ordered", "shuffled"):
+            path = Path(name, order, "rows.parquet")
+            path.parent.mkdir()
+            pq.write_table(table, path, row_group_size=20_000)
+            clock = time.monotonic(), time.process_time()
+            blocks, met = survey(Block(str(path), str(path), 0, 0), {}, block_rows=2000)
+            seconds, processor = time.monotonic() - clock[0], time.process_time() - clock[1]
+            print(
+                f"{order}: {path.stat().st_size / len(rows):,.0f} bytes a row in Parquet, {table.nbytes / len(rows):,.0f} in memory; "
+                f"survey {len(rows) / processor:,.0f} rows a second of one core ({seconds:.1f} s by the clock); "
+                f"{len(met) / len(set(met)):.2f} encodings of an article in {len(blocks)} blocks"
+            )
+            table = table.take(random.Random(1).sample(range(len(rows)), len(rows)))
+        with cluster(None):
+            clock = time.monotonic()
+            blocks = planned(parquet_files([str(path.parent)]), {}, Folder(str(Path(name, "out"))), 2000)
+            seconds = time.monotonic() - clock
+            print(f"sorted by Ray: {len(rows) / seconds:,.0f} rows a second ({seconds:.1f} s), {len(blocks)} blocks")
 
 
 def shown(run: dict) -> str:

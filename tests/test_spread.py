@@ -217,6 +217,7 @@ def test_the_command_needs_no_cluster(command, tmp_path):
     done = patiently(score_it)
     printed = done.stdout.decode()
     assert done.returncode == 4, done.stderr
+    assert not any(noise in done.stderr for noise in (b"Warning", b"core_worker", b"Traceback")), done.stderr
     assert (
         f"{ARTICLES * COMMENTS} rows: {ARTICLES * COMMENTS - ARTICLES} scored" in printed and "comment_text is empty" in printed
     )

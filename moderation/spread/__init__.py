@@ -17,6 +17,7 @@ import json
 import os
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -212,21 +213,23 @@ def _scored(blocks: Sequence[Block], model: Mapping[str, bytes], job: _Job) -> I
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     actors = min(len(blocks), gpus or max(1, int(resources.get("CPU", 1))))
-    results = handed_out(blocks).map_batches(
-        _Scorer,
-        fn_constructor_args=(model, job),
-        batch_size=1,
-        # One core an actor: two actors of one core score more than one of two. As many as there are cores, at once; more
-        # when machines join, fewer at the end, so that the actors of a lost machine find a place.
-        compute=ray.data.ActorPoolStrategy(
-            min_size=1, initial_size=actors, max_size=len(blocks), max_tasks_in_flight_per_actor=2
-        ),
-        num_cpus=1,
-        num_gpus=1 if gpus else 0,
-        # Of a block that takes its machine along every time; by default Ray Data tries for ever. No other way to say so in the
-        # releases that `pyproject.toml` allows, and from 2.64 on not this one.
-        max_task_retries=ATTEMPTS,
-    )
+    with warnings.catch_warnings():  # of the last option, below
+        warnings.simplefilter("ignore", DeprecationWarning)
+        results = handed_out(blocks).map_batches(
+            _Scorer,
+            fn_constructor_args=(model, job),
+            batch_size=1,
+            # One core an actor: two actors of one core score more than one of two. As many as there are cores, at once; more
+            # when machines join, fewer at the end, so that the actors of a lost machine find a place.
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1, initial_size=actors, max_size=len(blocks), max_tasks_in_flight_per_actor=2
+            ),
+            num_cpus=1,
+            num_gpus=1 if gpus else 0,
+            # Of a block that takes its machine along every time; by default Ray Data tries for ever. No other way to say so in the
+            # releases that `pyproject.toml` allows, and from 2.64 on not this one.
+            max_task_retries=ATTEMPTS,
+        )
     results.context.max_errored_blocks = -1  # a block that is lost is missed by the caller
     with told("the cluster gave up"):
         for row in results.iter_rows():

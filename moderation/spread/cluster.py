@@ -24,6 +24,7 @@ def cluster(address: str | None) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     os.environ.setdefault("RAY_worker_niceness", "0")  # else what runs here would wait for whatever else runs here
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is raised; its lines would stand among ours
     if not address and "RAY_AUTH_MODE" not in os.environ:  # and nobody else on the network may use what is started here
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     try:
