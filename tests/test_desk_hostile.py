@@ -60,8 +60,9 @@ def server(tmp_path_factory, desk_here_for_all, moderator):
         for number, (comment, verdict) in enumerate(zip(comments, verdicts, strict=True)):
             copy = Comment(comment.text, f"copy{number}", comment.article, author=PAYLOADS[-number])
             store.library.add([comment, copy], [verdict] * 2, site=PAYLOADS[number % 20][:60])
-        store.queue.flag(range(1, 200, 3), PAYLOADS[8])
         store.decisions.decide(2, "ada", "spam", "first", note=PAYLOADS[0])
+        [lesson] = store.lessons.decided()
+        assert store.lessons.doubt({2: (lesson.decision, PAYLOADS[8], 0.1)}) == 1
     return desk_here_for_all(path)
 
 

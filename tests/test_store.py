@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 
 import pytest
+import sqlalchemy as sa
 from argon2 import PasswordHasher
 
 from moderation.policy import DEFAULT, Policy
@@ -250,7 +251,8 @@ def test_filters_choose(store):
         assert store.queue.count(Filter(**parts)) == store.queue.facets(Filter(**parts)).total == len(expected)
     [number] = ids(store.queue.page(Filter(text="ferns")).items)
     store.decisions.decide(number, "ada", "off-topic", "k")
-    store.queue.flag([number], "please look again")
+    [lesson] = store.lessons.decided()
+    assert store.lessons.doubt({number: (lesson.decision, "on-topic", 0.1)}) == 1
     for parts in (
         {"show": "decided"},
         {"show": "mine", "user": "ada"},
@@ -285,7 +287,7 @@ def test_a_filter_survives_json():
 
 @pytest.mark.parametrize("sort", ["trouble", "doubt", "newest", "oldest", "value"])
 def test_pages_follow_each_other_without_a_gap(filled, sort):
-    filled.queue.prioritise({number: float(number % 3) for number in range(1, 21)})
+    filled.lessons.order({number: float(number % 3) for number in range(1, 21)})
     seen, after = [], None
     while True:
         page = filled.queue.page(sort=sort, limit=7, after=after)
@@ -723,6 +725,17 @@ def test_users_log_in_and_are_refused_alike_whatever_is_wrong(store, clock):
     with store.database.read() as connection:
         stored = connection.exec_driver_sql("SELECT password FROM users").scalar()
     assert stored.startswith("$argon2id$") and PASSWORD not in stored
+
+
+def test_a_hash_of_other_settings_is_renewed_at_a_login_and_the_password_stays_good(store):
+    longest = "p" * 1000  # of a longer one no more is looked at
+    store.people.add("ada", longest)
+    old = PasswordHasher(2, 8, 1).hash(longest)
+    store.database.write(lambda connection: connection.execute(sa.text("UPDATE users SET password = :old"), {"old": old}))
+    assert store.people.verify("ada", longest + "q").name == "ada"
+    with store.database.read() as connection:
+        assert connection.exec_driver_sql("SELECT password FROM users").scalar() != old
+    assert store.people.verify("ada", longest).name == "ada"
 
 
 def test_guessing_is_slowed_down(store, clock):

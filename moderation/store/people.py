@@ -151,7 +151,7 @@ class People:
         Raises:
             LoginRefused: wrong name or password, disabled, or too many attempts.
         """
-        name, address = name[:64], address[:64]
+        name, password, address = name[:64], password[:MAX_PASSWORD], address[:64]
         wait = self._wait(name, address)
         if wait:
             raise LoginRefused(f"too many attempts; try again in {max(1, round(wait / 60))} minutes", wait)
@@ -161,7 +161,7 @@ class People:
         if not self._nobody:
             self._nobody = self._hasher.hash(secrets.token_hex())
         try:
-            ok = self._hasher.verify(row.password if row is not None else self._nobody, password[:MAX_PASSWORD])
+            ok = self._hasher.verify(row.password if row is not None else self._nobody, password)
         except (VerificationError, InvalidHashError):
             ok = False
         ok = ok and row is not None and not row.disabled

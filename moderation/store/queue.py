@@ -106,7 +106,8 @@ class Queue:
     def count(self, filter: Filter = UNDECIDED) -> int:
         """How many comments the filter chooses."""
         with self._database.read() as connection:
-            return self._count(connection, filter)
+            chosen = sa.select(sa.func.count()).select_from(comments).where(filter.condition(self._clock(), filter.covered))
+            return connection.execute(chosen).scalar_one()
 
     def facets(self, filter: Filter = UNDECIDED) -> Facets:
         """Counts by label, action, language, status and state among what the filter chooses."""
@@ -335,38 +336,7 @@ class Queue:
 
         self._database.write(work)
 
-    # -- for the learning loop ------------------------------------------------------------------------------------------
-
-    def prioritise(self, values: dict[int, float]) -> None:
-        """Set the value of a label for comments by number; `sort="value"` goes by it."""
-
-        def work(connection: Connection) -> None:
-            connection.execute(
-                sa.update(comments).where(comments.c.id == sa.bindparam("number")).values(priority=sa.bindparam("value")),
-                [{"number": number, "value": value} for number, value in values.items()],
-            )
-
-        if values:
-            self._database.write(work)
-
-    def flag(self, ids: Sequence[int], why: str) -> None:
-        """Ask for another look at comments (`show="flagged"`); the next single decision on one takes the flag away."""
-
-        def work(connection: Connection) -> None:
-            for start in range(0, len(ids), 500):
-                connection.execute(sa.update(comments).where(comments.c.id.in_(ids[start : start + 500])).values(flag=why))
-
-        self._database.write(work)
-
     # -- inside ---------------------------------------------------------------------------------------------------------
-
-    def _count(self, connection: Connection, filter: Filter) -> int:
-        return (
-            connection.scalar(
-                sa.select(sa.func.count()).select_from(comments).where(filter.condition(self._clock(), filter.covered))
-            )
-            or 0
-        )
 
     def _renew(
         self, connection: Connection, user: str, filter: Filter, n: int, lease: float, exclude: Sequence[int], now: float
@@ -489,6 +459,7 @@ def take(connection: Connection, user: str, ids: Sequence[int], lease: float, no
 
 
 def _awaiting_second(user: str) -> sa.ColumnElement[bool]:
+    """What `_is_second` says, of a row; the literals let both databases see that the partial index will do."""
     literal = sa.literal_column
     return comments.c.second.in_((literal("1"), literal("3"))) & (comments.c.second == 1) & (comments.c.decided_by != user)
 
