@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from moderation.desk_cli import Database
 from moderation.schema import UserError
 
 #: The site of the comments that an empty store is filled with.
@@ -17,13 +18,7 @@ DEMO = "demo"
 
 
 def review(
-    database: Annotated[
-        str | None,
-        typer.Option(
-            help="SQLite file, or URL (postgresql://…). Default: $MODERATION_DATABASE_URL, else moderation.db here.",
-            show_default=False,
-        ),
-    ] = None,
+    database: Database = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A model directory or version. Default: the champion.")
     ] = None,

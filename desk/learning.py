@@ -21,7 +21,7 @@ from desk import plots
 from desk.frame import told
 from desk.render import join, tag
 from moderation import UserError
-from moderation.registry import Champion, Registry
+from moderation.registry import Champion, Registry, shipped
 from moderation.store import judge_again
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def tab(desk: Desk) -> gr.Tab:
             gr.update(interactive=not running),
             gr.update(interactive=not running),
             gr.Timer(active=running),
+            _promotable(registry, chosen),
+            gr.update(interactive=[one.version for one in registry.changes()] not in ([], [shipped()])),
         )
 
     @told
@@ -79,14 +81,14 @@ def tab(desk: Desk) -> gr.Tab:
 
         state = status(registry)
         if state and state["running"]:
-            return _progress(state), *([gr.skip()] * 6), gr.skip()
+            return _progress(state), *([gr.skip()] * 9)
         now = shown("Training has ended.")
         return now[1], now[0], *now[2:]
 
     @told
     def compare(version, request: gr.Request):
         desk.user(request, ROLE)
-        return _judgement(registry, version)
+        return _judgement(registry, version), _promotable(registry, version)
 
     def follow() -> None:
         with judging:  # undecided comments get the champion's verdicts one chunk after the other, beside the decisions
@@ -161,14 +163,14 @@ def tab(desk: Desk) -> gr.Tab:
                     up = gr.Button("Promote", variant="primary", elem_id="learning-promote", min_width=110)
                     down = gr.Button("Roll back", elem_id="learning-rollback", min_width=110)
         timer = gr.Timer(_LOOK, active=False)
-        everything = [now, progress, result, version, judged, fast, full, timer]
+        everything = [now, progress, result, version, judged, fast, full, timer, up, down]
         quietly = {"api_visibility": "private", "show_progress": "hidden"}
         made.select(opened, None, everything, **quietly)
         fast.click(_with(start, False), None, everything, **quietly)
         full.click(_with(start, True), None, everything, **quietly)
         timer.tick(tick, None, [progress, now, *everything[2:]], **quietly)
-        version.input(compare, version, judged, **quietly)
-        hold.click(compare, version, judged, **quietly)
+        version.input(compare, version, [judged, up], **quietly)
+        hold.click(compare, version, [judged, up], **quietly)
         up.click(promote, version, everything, **quietly)
         down.click(back, None, everything, **quietly)
         value.click(order, share, ordered, **quietly)
@@ -271,13 +273,13 @@ def _judgement(registry: Registry, version: str | None) -> Markup | str:
     stale = ""
     if judged["champion"] != champion:
         stale = tag("p", f"It was judged against {judged['champion']}, which is not champion now.", class_="said warn")
-    names = ("figure", "champion", "challenger", "difference (95 %)", "")
+    names = ("figure", "champion", "challenger", "difference", "")
     rows = [
         (
-            _sentence(figure["name"]),
+            _named(figure["name"]),
             _figure(figure["champion"]),
             _figure(figure["challenger"]),
-            f"{_figure(figure['difference'], '+')} ({_figure(figure['interval'][0], '+')} to {_figure(figure['interval'][1], '+')})",
+            _difference(figure),
             tag("strong", "loses too much") if figure["lost"] else figure["verdict"],
         )
         for figure in judged["figures"]
@@ -292,8 +294,19 @@ def _judgement(registry: Registry, version: str | None) -> Markup | str:
         for plan in judged["policies"]
     ]
     said = tag("p", f"{_sentence(judged['sentence'])}.", class_="said" if judged["outcome"] == "promote" else "said warn")
-    table = plots.table(names, rows, numbers=(1, 2, 3, 4)) if rows else ""
+    table = plots.table(names, rows, numbers=(1, 2, 3)) if rows else ""
     return tag("section", said, stale, table, join(plans))
+
+
+def _promotable(registry: Registry, version: str | None):
+    """Whether the button promotes: what the gate refused takes `moderation models promote --anyway`."""
+    from training.loop import judgement_of
+
+    champion = registry.champion()
+    judged = judgement_of(registry, version) if version else None
+    if judged is None:
+        return gr.update(interactive=version == shipped() != champion)
+    return gr.update(interactive=judged["outcome"] == "promote" and judged["champion"] == champion != version)
 
 
 def _sentence(text: str) -> str:
@@ -302,6 +315,24 @@ def _sentence(text: str) -> str:
 
 def _figure(value: float | None, sign: str = "") -> str:
     return "–" if value is None else f"{value:{sign}.3f}"
+
+
+#: Where a figure was measured, after its name.
+_PLACES = {"holdout": "holdout", "base": "our test split"}
+
+
+def _named(name: str) -> str:
+    first, _, rest = name.partition(" ")
+    where = _PLACES.get(first)
+    if name == "macro-F1":
+        return "Macro-F1, all that judges"
+    return f"{_sentence(rest)}, {where}" if where else _sentence(name)
+
+
+def _difference(figure: Mapping) -> str:
+    low, high = figure["interval"]
+    between = f" ({_figure(low, '+')} to {_figure(high, '+')})" if low is not None else ""
+    return f"{_figure(figure['difference'], '+')}{between}"
 
 
 def _drifts(lines: list[str]) -> Markup:

@@ -10,7 +10,8 @@ import typer
 
 from moderation.schema import LABELS, UserError
 
-_Database = Annotated[
+#: The option of every command that opens a store.
+Database = Annotated[
     str | None,
     typer.Option(
         "--database",
@@ -24,7 +25,7 @@ def import_(
     paths: Annotated[
         list[str], typer.Argument(metavar="FILE…", help="Exports, saved pages, folders, or - for standard input.")
     ],
-    database: _Database = None,
+    database: Database = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A model directory or version. Default: the champion.")
     ] = None,
@@ -92,7 +93,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", "-o", help=".jsonl, .csv, .parquet, or a folder for a `datasets` data set.")],
     labels: Annotated[bool, typer.Option("--labels", help="Decided comments as native rows with their label.")] = False,
     decisions: Annotated[bool, typer.Option("--decisions", help="What the site needs to act on decided comments.")] = False,
-    database: _Database = None,
+    database: Database = None,
 ) -> None:
     """Write labelled rows, decisions, or (by default) all comments with verdict and label."""
     from moderation.score import OutputError
@@ -116,7 +117,7 @@ def users(
     password_file: Annotated[
         Path | None, typer.Option(help="Read the password from the first line of this file (- for standard input).")
     ] = None,
-    database: _Database = None,
+    database: Database = None,
 ) -> None:
     """Who may use the review desk: add, list, disable or enable users, change a role or a password."""
     from moderation.cli import printable

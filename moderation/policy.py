@@ -127,8 +127,8 @@ def _is_share(value: object) -> bool:
 
 
 #: What a new model may lose of each protected figure, unless a policy says otherwise: on the site's own holdout the first
-#: three, on our test split ("base") and under the attacks ("robustness") the others.
-LIMITS = {"spam precision": 0.03, "off-topic recall": 0.05, "worst slice": 0.08, "base macro-F1": 0.02, "base spam precision": 0.03,
-          "base off-topic F1": 0.04, "robustness": 0.03}  # fmt: skip
+#: four, on our test split ("base") and under the attacks ("robustness") the others.
+LIMITS = {"holdout macro-F1": 0.0, "spam precision": 0.03, "off-topic recall": 0.05, "worst slice": 0.08,
+          "base macro-F1": 0.02, "base spam precision": 0.03, "base off-topic recall": 0.05, "robustness": 0.03}  # fmt: skip
 
 DEFAULT = Policy(review={"off-topic": 0.5, "spam": 0.4, "low-effort": 0.5}, reject={})

@@ -32,9 +32,9 @@ def test_a_lead_trains_compares_promotes_and_rolls_back(
     expect(lena.locator("#learning-now")).to_contain_text(first)
     lena.locator("#train-fast").click()
     expect(lena.locator("#learning-result")).to_contain_text("Training has begun")
-    expect(lena.locator("#learning-progress")).to_contain_text("Better on the site's own holdout", timeout=1_500_000)
+    expect(lena.locator("#learning-progress")).to_contain_text("Better on the site's decisions", timeout=1_500_000)
     lena.locator("#learning-compare").click()
-    expect(lena.locator("#learning-judgement table")).to_contain_text("macro-F1")
+    expect(lena.locator("#learning-judgement table")).to_contain_text("Macro-F1, all that judges")
     lena.locator("#learning-promote").click()
     expect(lena.locator("#learning-result")).to_contain_text("is champion from now on")
     assert Registry().champion() != first

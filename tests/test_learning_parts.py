@@ -1,8 +1,10 @@
 """The parts of the learning loop that need no model: the gate, label errors, thresholds, what to label next, drift."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moderation.policy import DEFAULT, Policy
@@ -32,19 +34,32 @@ def rows(n=400, champion=0.7, challenger=0.7, threads=20, seed=0, truth=None):
 
 def test_a_clearly_better_challenger_may_be_promoted():
     found = gate.judge(rows(challenger=0.9), rows(seed=1), rows(seed=2, challenger=0.7), DEFAULT, 0.2)
-    assert found.outcome == "promote" and found.sentence.startswith("better on the site's own holdout: macro-F1 0.9")
-    assert {"macro-F1", "spam precision", "off-topic recall", "base macro-F1", "robustness"} <= {
-        one.name for one in found.figures
-    }
+    assert found.outcome == "promote" and found.sentence.startswith("better on the site's decisions: macro-F1 0.9")
+    names = {one.name for one in found.figures}
+    assert {"macro-F1", "holdout macro-F1", "spam precision", "off-topic recall", "robustness"} <= names
+    assert {"base macro-F1", "base spam precision", "base off-topic recall"} <= names
 
 
 def test_a_worse_one_is_refused_and_so_is_one_that_is_no_better():
     assert gate.judge(rows(challenger=0.5), None, None, DEFAULT, 0.2).sentence.startswith(
-        "refused: worse on the site's own holdout"
+        "refused: worse on the site's decisions"
     )
     same = rows()
     same = gate.Rows(same.truth, same.champion, same.champion, same.groups)
     assert gate.judge(same, None, None, DEFAULT, 0.2).sentence.startswith("refused: no better")
+
+
+def test_decisions_outside_the_holdout_help_to_tell_and_the_holdout_stays_the_last_word():
+    little = rows(n=120, champion=0.7, challenger=0.76, threads=20, seed=9)
+    more = rows(n=900, champion=0.7, challenger=0.76, threads=80, seed=10)
+    assert gate.judge(little, None, None, DEFAULT, 0.2).outcome != "promote"
+    assert gate.judge(little, None, None, DEFAULT, 0.2, crossed=more).outcome == "promote"
+    worse = rows(n=120, champion=0.8, challenger=0.6, threads=20, seed=6)
+    found = gate.judge(worse, None, None, DEFAULT, 0.2, crossed=rows(n=3000, challenger=0.85, threads=80, seed=7))
+    assert found.outcome == "refuse" and "holdout macro-F1 would fall" in found.sentence and "may not fall" in found.sentence
+    young = gate.judge(rows(n=20), None, None, DEFAULT, 0.2, crossed=rows(n=900, challenger=0.9, threads=80, seed=8))
+    assert young.outcome == "undecided" and "holdout of 20 decisions" in young.sentence, "no promotion without a holdout"
+    assert gate.judge(rows(n=20), None, None, DEFAULT, 0.2, crossed=rows(n=900, challenger=0.5, seed=8)).outcome == "refuse"
 
 
 def test_a_protected_figure_that_falls_is_named_with_both_figures_and_the_limit():
@@ -57,8 +72,50 @@ def test_a_protected_figure_that_falls_is_named_with_both_figures_and_the_limit(
     found = gate.judge(better, base, None, DEFAULT, 0.2)
     assert found.outcome == "refuse" and "may be lost" in found.sentence and "base " in found.sentence
     assert any(one.lost for one in found.figures)
-    lenient = Policy.from_table({"limits": {"base macro-F1": 0.5, "base spam precision": 0.9, "base off-topic F1": 0.9}})
+    lenient = Policy.from_table({"limits": {"base macro-F1": 0.5, "base spam precision": 0.9, "base off-topic recall": 0.9}})
     assert gate.judge(better, base, None, lenient, 0.2).outcome == "promote"
+
+
+@pytest.mark.parametrize(("name", "label"), [("spam precision", 2), ("off-topic recall", 1)])
+def test_the_sites_spam_precision_and_off_topic_recall_are_protected(name, label):
+    better = rows(n=800, champion=0.7, challenger=0.95)
+    worse = better.challenger.copy()
+    hit = np.flatnonzero(better.truth == (0 if label == 2 else label))[:100]
+    worse[hit] = np.eye(4)[2 if label == 2 else 3] * 0.8 + 0.05
+    found = gate.judge(gate.Rows(better.truth, better.champion, worse, better.groups), None, None, DEFAULT, 0.2)
+    assert found.outcome == "refuse" and f"refused: {name} would fall" in found.sentence
+
+
+def test_a_handful_of_comments_shuts_no_gate():
+    better = rows(n=400, champion=0.6, challenger=0.9, truth=np.random.default_rng(0).choice([0, 1, 3], 400))
+    champion, challenger = (
+        np.where(p.argmax(1)[:, None] == 2, np.roll(p, 1, axis=1), p) for p in (better.champion, better.challenger)
+    )
+    champion[:3] = challenger[3:5] = np.eye(4)[2] * 0.8 + 0.05
+    truth = better.truth.copy()
+    truth[:3] = 2  # three of three against none of two
+    found = gate.judge(gate.Rows(truth, champion, challenger, better.groups), None, None, DEFAULT, 0.2)
+    figure = next(one for one in found.figures if one.name == "spam precision")
+    assert (figure.champion, figure.challenger, figure.lost, figure.verdict) == (1, 0, False, "too few to tell")
+    assert "spam precision" not in found.sentence
+
+
+def test_a_line_drawn_elsewhere_is_no_forgetting_but_another_order_is():
+    base = rows(n=1500, seed=1, champion=0.85, challenger=0.85)
+    bolder = base.champion.copy()
+    bolder[:, 1] *= np.random.default_rng(0).uniform(0.1, 0.12, len(bolder))
+    bolder /= bolder.sum(1, keepdims=True)
+    base = gate.Rows(base.truth, base.champion, bolder, base.groups)
+    found = gate.judge(rows(challenger=0.9), base, None, Policy.from_table({"limits": {"base macro-F1": 1.0}}), 0.2)
+    recall = next(one for one in found.figures if one.name == "base off-topic recall")
+    assert recall.challenger == pytest.approx(recall.champion, abs=0.03) and not recall.lost
+    blind = base.champion.copy()
+    blind[base.truth == 1] = np.roll(blind[base.truth == 1], 1, axis=0)[:, [0, 3, 2, 1]]
+    found = gate.judge(
+        rows(challenger=0.9), gate.Rows(base.truth, base.champion, blind, base.groups), None,
+        Policy.from_table({"limits": {"base macro-F1": 1.0}}), 0.2,
+    )  # fmt: skip
+    assert "base off-topic recall would fall" in found.sentence
 
 
 def test_forgetting_is_refused_even_if_the_site_gains():
@@ -87,12 +144,17 @@ def test_a_small_gain_asks_for_more_decisions_and_fewer_when_the_gain_is_larger(
     assert needed[0.03] > needed[0.06]
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10_000))
-def test_noise_alone_is_hardly_ever_promoted(seed):
-    found = gate.judge(rows(n=300, seed=seed), None, None, DEFAULT, 0.2, draws=200)
-    assert found.outcome in ("refuse", "undecided", "promote")
-    assert found.outcome != "promote" or {one.name: one for one in found.figures}["macro-F1"].interval[0] > 0
+@pytest.mark.parametrize(("n", "threads"), [(300, 12), (600, 60)])
+def test_an_equal_challenger_is_promoted_one_time_in_twenty(n, threads):
+    found = [
+        gate.judge(
+            rows(n // 5, threads=max(5, threads // 5), seed=seed), None, None, DEFAULT, 0.2, draws=200,
+            crossed=rows(n - n // 5, threads=threads, seed=10_000 + seed),
+        ).figures[0].verdict
+        for seed in range(300)
+    ]  # fmt: skip
+    # 300 tries at 5 %: more than 27 are chance once in 1,000; the simulation of docs/LOG.md has unequal and unlike threads.
+    assert found.count("better") <= 27 and found.count("worse") <= 27, Counter(found)
 
 
 # -- label errors -------------------------------------------------------------------------------------------------------------
@@ -298,6 +360,9 @@ def test_drift_is_told_with_the_articles_behind_it(store):
     assert found["mixspam"].articles[0] == ("A raffle", 40) and found["agreement"].articles[0][0] == "A raffle"
     sentence = str(found["mixspam"])
     assert "45% of the comments are called spam (8% before); behind it: “A raffle” (40)" in sentence
+    rarer = next(one for one in found.values() if one.label == "on-topic")
+    assert rarer.after < rarer.before and rarer.articles == (("A raffle", 27),), "40 comments, two thirds of which used to be"
+    assert "behind it: “A raffle” (27 fewer)" in str(rarer) and len(rarer.numbers) == 1
     assert {one.kind for one in drift.find(store, learned_at=101 * WEEK)} >= {"mix"}
 
 

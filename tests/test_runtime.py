@@ -117,3 +117,14 @@ def test_the_comments_it_is_proven_on_are_not_trained_on():
     trained = {json.loads(line)["comment_text"] for line in (ROOT / "data/threads/train.jsonl").read_text().splitlines()}
     texts = [comment.text for comment in calibration_comments()]
     assert len(texts) > 300 and len(trained.intersection(texts)) < len(texts) / 20  # a "lol" may stand in both
+
+
+@pytest.mark.slow
+def test_what_a_compiled_encoder_gave_is_remembered_apart_from_the_reference(compiled, tmp_path):
+    from training.cache import cached
+
+    remembers = cached(compiled, tmp_path)
+    fresh, again = (remembers.encoder.encode(TEXTS, 64) for _ in range(2))
+    assert np.abs(fresh - compiled.encoder.encode(TEXTS, 64)).max() < 1e-3 and (fresh == again).all()
+    assert remembers.encoder.encoded == len(TEXTS) and remembers.predict([Comment("Well")])
+    assert cached(Moderator.from_pretrained(runtime="torch"), tmp_path).encoder.path != remembers.encoder.path

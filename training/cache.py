@@ -26,7 +26,9 @@ class CachedEncoder(Encoder):
         """Raises:
         UserError: the file cannot be used.
         """
-        super().__init__(encoder.tokenizer, encoder.transformer)
+        # Not Encoder's own beginning: what is remembered may come from a compiled encoder, which has no transformer.
+        self.inner = encoder
+        self.width = encoder.width
         self.path = path
         self.encoded = 0  # texts that were not in the file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +39,10 @@ class CachedEncoder(Encoder):
             self._file.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
         except sqlite3.Error as error:
             raise self._trouble(error) from error
+
+    @property
+    def device(self):
+        return self.inner.device
 
     def encode_tokens(self, texts: Sequence[str], max_tokens: int) -> list[Encoded]:
         """As `Encoder.encode_tokens`.
@@ -57,7 +63,7 @@ class CachedEncoder(Encoder):
             missing = [row for row, found in enumerate(encoded) if found is None]
             for start in range(0, len(missing), _CHUNK):
                 rows = missing[start : start + _CHUNK]
-                packed = [_pack(text) for text in super().encode_tokens([texts[row] for row in rows], max_tokens)]
+                packed = [_pack(text) for text in self.inner.encode_tokens([texts[row] for row in rows], max_tokens)]
                 for row, blob in zip(rows, packed, strict=True):
                     encoded[row] = self._unpack(blob)  # so that what comes from the file and what does not are alike
                 self.encoded += len(rows)
@@ -97,7 +103,9 @@ def _pack(text: Encoded) -> bytes:
 
 def cached(moderator: Moderator, folder: Path) -> Moderator:
     """The same model with an encoder that remembers in `folder`; models that share the encoder share the file."""
-    path = folder / f"{encoder_checksum(moderator.manifest)}.db"
+    # A compiled encoder's vectors differ a little from PyTorch's, so they are kept apart.
+    kind = getattr(moderator.encoder, "kind", "torch")
+    path = folder / f"{encoder_checksum(moderator.manifest)}-{kind}.db"
     others = sorted((other for other in folder.glob("*.db") if other != path), key=lambda other: -other.stat().st_mtime)
     for old in others[_KEPT - 1 :]:
         for part in folder.glob(old.name + "*"):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from moderation.desk_cli import Database
 from moderation.schema import UserError
 
 
@@ -35,7 +36,7 @@ def train(
         typer.Option(help="With --from-store: tables of labelled rows that become decisions first; repeat for several."),
     ] = None,
     background: Annotated[bool, typer.Option("--background", help="Leave the processor to others.")] = False,
-    database: Annotated[str | None, typer.Option(help="The desk's database; see `moderation import`.")] = None,
+    database: Database = None,
 ) -> None:
     """Fine-tune a model on labelled threads; the same command continues after an interruption."""
     import dataclasses

@@ -29,7 +29,7 @@ class Drift:
     Attributes:
         kind: "mix", "confidence" or "agreement". week: its beginning, seconds since 1970. label: of the mix, else "".
         before, after: shares (or mean confidences). articles: (title, comments) behind it, the most first; `numbers` theirs.
-            None where a label became rarer.
+            Where a label became rarer, the comments are those that are missing: fewer under the article than used to be.
     """
 
     kind: str
@@ -47,7 +47,8 @@ class Drift:
             "confidence": f"the model is less sure: {self.after:.2f} on average ({self.before:.2f} before)",
             "agreement": f"moderators agree with the model in {self.after:.0%} of their decisions ({self.before:.0%} before)",
         }[self.kind]
-        behind = "; ".join(f"“{title[:60]}” ({count})" for title, count in self.articles)
+        fewer = " fewer" if self.kind == "mix" and self.after < self.before else ""
+        behind = "; ".join(f"“{title[:60]}” ({count}{fewer})" for title, count in self.articles)
         return f"In the week of {day} {what}" + (f"; behind it: {behind}" if behind else "") + "."
 
 
@@ -66,8 +67,8 @@ def find(store: Store, weeks: int = 1, learned_at: float | None = None) -> list[
         if sum(one.comments for one in then) >= LEAST:
             before = then
         for kind, label, was, now in changes(week, before):
-            # What a label became rarer for stands nowhere.
-            behind = store.insight.behind(week.start, kind, label) if kind != "mix" or now > was else []
+            usual = was if kind == "mix" and now < was else None
+            behind = store.insight.behind(week.start, kind, label, usual=usual)
             articles, numbers = tuple((title, count) for _, title, count in behind), tuple(number for number, _, _ in behind)
             found.append(Drift(kind, week.start, label, was, now, articles, numbers))
     return found

@@ -29,13 +29,11 @@ from training.versions import Row
 
 #: Our own labelled threads: replayed while learning, and the test split on which nothing may be lost.
 THREADS = Path(data.__file__).parent / "threads"
-#: Rows of our threads that the fast lane replays, and the weight of each beside a decision's 1. Whole threads are taken: most
-#: of what has to be encoded are the sentences of their articles.
+#: Rows of our threads that the fast lane replays, and the least weight of each beside a decision's 1; together they weigh at
+#: least as much as the decisions. Whole threads are taken: most of what has to be encoded are the sentences of their articles.
 REPLAY, REPLAY_WEIGHT = 1000, 0.5
-#: Of these, those that every fold replays: enough to keep a head from forgetting for as long as a fold lasts.
-FOLD_REPLAY = 400
 #: Passes and rate of the fast lane; the head starts from the champion's.
-EPOCHS, FOLD_EPOCHS, RATE = 5, 3, 5e-3
+EPOCHS, RATE = 5, 5e-3
 #: Different views of every example that the epochs take turns with.
 ROUNDS = 3
 #: Parts into which the decisions are split, by thread, for probabilities that nobody trained on.
@@ -46,14 +44,20 @@ Report = Callable[[str, int, int, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Challenger:
-    """A trained model directory, with the calibrated probabilities (N, 4) of site rows that it did not train on.
+    """A trained model directory, with what it would have said of site rows that it did not train on.
 
-    `truth` (N,) are their labels as indices; thresholds with a promised precision are fitted on them.
+    Attributes:
+        truth: (N,) labels as indices. probabilities: (N, 4), calibrated on these very labels: thresholds with a promised
+            precision are fitted on them.
+        judged: (M,) places, among the rows that it was made from, of those by which the gate may judge it beside the holdout.
+        crossed: (M, 4) probabilities of these, calibrated on other threads: nothing in them knows the row's label.
     """
 
     folder: Path
     truth: np.ndarray
     probabilities: np.ndarray
+    judged: np.ndarray
+    crossed: np.ndarray
 
 
 def recipe_of(manifest: Mapping) -> Recipe:
@@ -116,15 +120,19 @@ class FastLane:
         threads: Path = THREADS,
         seed: int = 1,
     ) -> None:
-        """`start` is the champion's folder, `threads` that of our own threads."""
+        """`start` is the champion's folder, `threads` that of our own threads; rows that are doubted are judged, not learned."""
         self.champion = champion
         self.start = start
         self.threads = threads
         self.rows = list(rows)
+        self.taught = np.array([row.use == "train" for row in self.rows], dtype=bool)
+        self.fold = folds([row.thread for row in self.rows])
         self.recipe = recipe_of(champion.manifest)
         self.seed = seed
         self._report = report
-        self.examples = [row.example() for row in self.rows] + replay(threads, REPLAY, REPLAY_WEIGHT)
+        # Many decisions from elsewhere would else outweigh what must not be forgotten.
+        weight = max(REPLAY_WEIGHT, sum(row.weight for row in self.rows if row.use == "train") / REPLAY)
+        self.examples = [row.example() for row in self.rows] + replay(threads, REPLAY, weight)
         report("encoding", 0, 0, 0.0)
         self.vectors = Vectors(self.examples, champion.encoder)
         report("measuring", 0, 0, 0.0)
@@ -136,12 +144,11 @@ class FastLane:
 
     def out_of_fold(self) -> np.ndarray:
         """Uncalibrated log-probabilities (N, 4) of every row by a head that was fitted on the other folds and the replay."""
-        fold = folds([row.thread for row in self.rows])
         found = np.zeros((len(self.rows), len(LABELS)))
-        for number in sorted(set(fold)):
-            others = np.concatenate([np.flatnonzero(fold != number), self.replayed[:FOLD_REPLAY]])
-            mine = np.flatnonzero(fold == number)
-            head = self.fit(others, FOLD_EPOCHS, f"looking for label errors, part {number + 1} of {fold.max() + 1}")
+        for number in sorted(set(self.fold)):
+            others = np.concatenate([np.flatnonzero((self.fold != number) & self.taught), self.replayed])
+            mine = np.flatnonzero(self.fold == number)
+            head = self.fit(others, EPOCHS, f"looking for label errors, part {number + 1} of {self.fold.max() + 1}")
             found[mine] = answer(head, self.vectors.only(mine))
         return found
 
@@ -169,7 +176,11 @@ class FastLane:
         manifest["calibration"] = constants
         manifest["continues"] = self.champion.version
         seal(folder, manifest)
-        return Challenger(folder, truth, _calibrated(guesses[labels], constants))
+        # Also what was doubted just now: rows that contradict the challenger must not be missing where it is judged.
+        judged = np.array([place for place, row in enumerate(self.rows) if row.label in LABELS], dtype=int)
+        answers = np.array([LABELS.index(self.rows[place].label) for place in judged], dtype=int)
+        crossed = _crossed(guesses[judged], answers, self.fold[judged], self.taught[judged], self.champion)
+        return Challenger(folder, truth, _calibrated(guesses[labels], constants), judged, crossed)
 
     def fit(self, rows: np.ndarray, epochs: int, stage: str) -> Head:
         """The champion's head, fitted on the examples with these indices (the rows first, then the replay)."""
@@ -190,14 +201,16 @@ def full_lane(
 ) -> Challenger:
     """Go on training the champion's adapter with the site's rows and all of our threads; resumable under the same `folder`.
 
-    One thread in six calibrates instead of training.
+    One thread in six calibrates instead of training. Rows that are doubted never train, but those of these threads are judged.
     """
-    aside = folds([row.thread for row in rows], 6) == 0
-    held = [row.example() for row, out in zip(rows, aside, strict=True) if out and row.label in LABELS]
-    truth = np.array(
-        [LABELS.index(row.label) for row, out in zip(rows, aside, strict=True) if out and row.label in LABELS], dtype=int
-    )
-    trained = [row.example() for row, out in zip(rows, aside, strict=True) if not out] + replay(threads, None, REPLAY_WEIGHT)
+    fold = folds([row.thread for row in rows], 12)
+    aside = fold < 2
+    judged = np.array([place for place, row in enumerate(rows) if aside[place] and row.label in LABELS], dtype=int)
+    taught = np.array([row.use == "train" for row in rows], dtype=bool)
+    held = [rows[place].example() for place in judged]
+    truth = np.array([LABELS.index(rows[place].label) for place in judged], dtype=int)
+    trained = [row.example() for row, fit in zip(rows, taught & ~aside, strict=True) if fit]
+    trained += replay(threads, None, REPLAY_WEIGHT)
     recipe = replace(recipe_of(champion.manifest), epochs=1, head_epochs=2, contrast=0.0, weak={})
     recipe = replace(recipe, learning_rate=recipe.learning_rate / 3)
     material = Material(trained, [], dict(sources))
@@ -205,12 +218,14 @@ def full_lane(
     _add_lines(folder / "trained_on.txt", start / "trained_on.txt")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     guesses = answer(model.head, Vectors(held, model.encoder)) if held else np.zeros((0, len(LABELS)))
-    constants = calibrate.vector_scaling(guesses, truth, before=champion.manifest["calibration"])
+    sure = taught[judged]
+    constants = calibrate.vector_scaling(guesses[sure], truth[sure], before=champion.manifest["calibration"])
     manifest["calibration"] = constants
     manifest["thresholds"] = champion.manifest["thresholds"]
     manifest["continues"] = champion.version
     seal(folder, manifest)
-    return Challenger(folder, truth, _calibrated(guesses, constants))
+    crossed = _crossed(guesses, truth, fold[judged], sure, champion)
+    return Challenger(folder, truth[sure], _calibrated(guesses[sure], constants), judged, crossed)
 
 
 def refit_thresholds(
@@ -276,6 +291,21 @@ def _same_share(now: np.ndarray, then: np.ndarray, limit: float) -> float:
         return limit
     ordered = np.sort(now)[::-1]
     return round(float(np.clip((ordered[count - 1] + ordered[count]) / 2, 0.0, 1.0)), 4)
+
+
+def _crossed(
+    log_probabilities: np.ndarray, truth: np.ndarray, fold: np.ndarray, sure: np.ndarray, champion: Moderator
+) -> np.ndarray:
+    """Probabilities (N, 4), each fold's calibrated on the `sure` rows of the other folds."""
+    before = champion.manifest["calibration"]
+    found = np.zeros_like(log_probabilities)
+    for number in set(fold.tolist()):
+        others, mine = (fold != number) & sure, fold == number
+        constants = (
+            calibrate.vector_scaling(log_probabilities[others], truth[others], before=before) if others.any() else before
+        )
+        found[mine] = _calibrated(log_probabilities[mine], constants)
+    return found
 
 
 def _calibrated(log_probabilities: np.ndarray, constants: Mapping[str, Sequence[float]]) -> np.ndarray:

@@ -31,16 +31,16 @@ from moderation.store.lessons import thread_of
 from moderation.store.library import article_key
 from moderation.store.policies import PolicyVersion
 from training import evaluate, gate, robustness
-from training.cache import cached
+from training.cache import cached, encoder_checksum
 from training.doubts import doubtful
 from training.examine import as_json
 from training.examples import read_threads
 from training.fit import seal
-from training.labelled import Labelled, slice_columns
+from training.labelled import Labelled, fingerprint, slice_columns
 from training.labelled import read as read_labelled
 from training.lanes import THREADS, Challenger, FastLane, flagged, full_lane, refit_thresholds
 from training.report import SCORES, scores_csv
-from training.versions import STANDARD, Difference, Row, Rules, Version, freeze, gather, latest, load
+from training.versions import STANDARD, Difference, Row, Rules, Version, freeze, gather, is_long, latest, load
 
 #: Fewer decisions to train on than this teach nothing that could be told from noise.
 LEAST_TRAIN = 40
@@ -203,7 +203,8 @@ def _train(store: Store, registry: Registry, lane: str, rules: Rules, tell: Stat
     if short is not None:
         return short
     start = registry.verified(registry.champion())
-    champion = cached(Moderator.from_pretrained(start, runtime="torch"), registry.folder / "cache")
+    # The fast lane learns on the vectors that the site is judged with; the full lane changes what gives them.
+    champion = cached(Moderator.from_pretrained(start, runtime="torch" if lane == "full" else None), registry.folder / "cache")
     work = registry.folder / "work"
     for old in work.glob("fast-*"):
         shutil.rmtree(old, ignore_errors=True)
@@ -213,12 +214,13 @@ def _train(store: Store, registry: Registry, lane: str, rules: Rules, tell: Stat
         data = load(registry.folder / "data" / begun)  # killed before: the same rows again, or the checkpoint would not fit
     else:
         candidates = [row for row in rows if row.use == "train"]
-        quick = FastLane(champion, start, candidates, tell, threads)
+        waiting = [row for row in rows if row.use == "doubted"]
+        quick = FastLane(champion, start, [*candidates, *waiting], tell, threads)
         guesses = quick.out_of_fold()
         held = [row for row in rows if row.use == "holdout"]
         tell("looking for label errors", 0, len(held))
         # The champion has not seen the holdout. Its rows are asked about but stay: only a person may change them.
-        probabilities = np.concatenate([np.exp(guesses), _predict(champion, [row.comment for row in held])])
+        probabilities = np.concatenate([np.exp(guesses[: len(candidates)]), _predict(champion, [row.comment for row in held])])
         doubts = _doubts([*candidates, *held], probabilities)
         store.lessons.doubt({row.number: (row.decision, suggested, 1 - wrong) for row, suggested, wrong in doubts})
         doubted = {row.number for row, _, _ in doubts if row.use == "train"}
@@ -238,14 +240,18 @@ def _train(store: Store, registry: Registry, lane: str, rules: Rules, tell: Stat
         if lane == "fast":
             keep = [place for place, row in enumerate(candidates) if row.number not in doubted]
             made = quick.write(keep, guesses, work / f"fast-{os.getpid()}", sources)
+            seen = [quick.rows[place] for place in made.judged]
         else:
             for old in work.glob("full-*"):
                 if not old.name.startswith(f"full-{champion.version}-{data.name}"):
                     shutil.rmtree(old, ignore_errors=True)
             write_whole(work / "full.json", json.dumps({"key": _key(champion.version, rows), "data": data.name}))
             folder = work / f"full-{champion.version}-{data.name}"
-            made = full_lane(champion, start, data.only("train"), folder, sources, tell, threads)
-        judged = _judge(store, registry, champion, made, data, rules, tell, threads)
+            shown = [*data.only("train"), *data.only("doubted")]
+            made = full_lane(champion, start, shown, folder, sources, tell, threads)
+            seen = [shown[place] for place in made.judged]
+        crossed = _not_learned(start, seen, made.crossed, champion)
+        judged = _judge(store, registry, champion, made, crossed, data, rules, tell, threads)
         manifest = json.loads((made.folder / "manifest.json").read_text(encoding="utf-8"))
         seal(made.folder, manifest | {"thresholds": judged["thresholds"], "learned": judged["learned"]})
         write_whole(made.folder / SCORES, scores_csv(judged["challenger"], judged.pop("scores")))
@@ -321,16 +327,22 @@ def _judge(
     registry: Registry,
     champion: Moderator,
     made: Challenger,
+    crossed: gate.Rows,
     data: Version,
     rules: Rules,
     tell: Status,
     threads: Path,
 ) -> dict:
     """The judgement with everything that it rests on, and the thresholds for a promotion; see docs/LOOP.md."""
-    challenger = cached(Moderator.from_pretrained(made.folder, runtime="torch"), registry.folder / "cache")
+    # The full lane's encoder is new; it is compiled when it is promoted, not for a judgement.
+    challenger = Moderator.from_pretrained(made.folder, runtime="torch")
+    if encoder_checksum(challenger.manifest) == encoder_checksum(champion.manifest):
+        challenger = Moderator(champion.encoder, challenger.head, challenger.manifest)
+    else:
+        challenger = cached(challenger, registry.folder / "cache")
     holdout, base, attacked = _all_rows(data.only("holdout"), champion, challenger, threads, tell)
     active = _active(store, champion)
-    judgement = gate.judge(holdout, base, attacked, active[0].policy, rules.holdout)
+    judgement = gate.judge(holdout, base, attacked, active[0].policy, rules.holdout, crossed=crossed)
     recent = [item.comment for item in _recent(store)]
     tell("fitting the thresholds", 0, len(recent))
     now, then = _predict(challenger, recent), _predict(champion, recent)
@@ -359,6 +371,7 @@ def _judge(
         "data": data.name,
         "figures": [asdict(figure) for figure in judgement.figures],
         "holdout": _measured(holdout),
+        "crossed": {"n": len(crossed.truth)},
         "base": _measured(base),
         "attacked": {"n": len(attacked.truth)},
         "recent": len(recent),
@@ -370,6 +383,23 @@ def _judge(
             (LABELS[truth], *(round(float(p), 4) for p in row)) for truth, row in zip(base.truth, base.challenger, strict=True)
         ],
     }
+
+
+def _not_learned(start: Path, rows: Sequence[Row], crossed: np.ndarray, champion: Moderator) -> gate.Rows:
+    """Cross-fitted rows by which the gate may judge: labelled one by one, and their text not known to the champion."""
+    known = _lines(start / "trained_on.txt")
+    fair = [
+        place
+        for place, row in enumerate(rows)
+        if row.origin == "single" and not (fingerprint(row.comment.text) in known and is_long(row.comment))
+    ]
+    comments = [rows[place].comment for place in fair]
+    truth = np.array([LABELS.index(rows[place].label) for place in fair], dtype=int)
+    return gate.Rows(truth, _predict(champion, comments), crossed[fair], [rows[place].thread for place in fair])
+
+
+def _lines(path: Path) -> set[str]:
+    return set(path.read_text(encoding="ascii", errors="replace").split()) if path.is_file() else set()
 
 
 def _all_rows(

@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from moderation.desk_cli import Database
 from moderation.schema import UserError
 
 if TYPE_CHECKING:
     from moderation.registry import Registry
     from training.loop import Outcome
-
-_Database = Annotated[
-    str | None,
-    typer.Option(
-        "--database",
-        help="SQLite file, or URL (postgresql://…). Default: $MODERATION_DATABASE_URL, else moderation.db here.",
-        show_default=False,
-    ),
-]
 
 
 def train_from_store(
@@ -108,9 +100,9 @@ def _show(outcome: Outcome) -> None:
             mark = " too much" if figure["lost"] else ""
             table.add_row(
                 figure["name"],
-                f"{figure['champion']:.3f}",
-                f"{figure['challenger']:.3f}",
-                f"{figure['difference']:+.3f}{between} {figure['verdict']}{mark}",
+                _number(figure["champion"]),
+                _number(figure["challenger"]),
+                f"{_number(figure['difference'], '+')}{between} {figure['verdict']}{mark}",
             )
         console.print(table)
     if outcome.version:
@@ -118,6 +110,10 @@ def _show(outcome: Outcome) -> None:
     console.print(outcome.sentence, highlight=False, soft_wrap=True)
     if outcome.outcome == "promote":
         console.print(f"promote it: moderation models promote {outcome.version}", highlight=False)
+
+
+def _number(value: float, sign: str = "") -> str:
+    return f"{value:{sign}.3f}" if value == value else "–"  # unknown where nothing was called so
 
 
 def models(
@@ -128,7 +124,7 @@ def models(
     judge_again: Annotated[
         bool, typer.Option("--judge-again/--no-judge-again", help="Judge the undecided comments anew after a change.")
     ] = True,
-    database: _Database = None,
+    database: Database = None,
 ) -> None:
     """Models: list, show VERSION, compare VERSION [OTHER], promote VERSION, rollback, drift.
 

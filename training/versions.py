@@ -247,6 +247,10 @@ def _held(thread: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(f"holdout:{thread}".encode("utf-8", "replace")).digest()[:4], "big") < share * 2**32
 
 
+def is_long(comment: Comment) -> bool:
+    """Whether the same text elsewhere is a sign of a copy."""
+    return len(comment.text.split()) >= _COPY_WORDS
+
+
 def _words(comment: Comment) -> str:
-    words = comment.text.lower().split()
-    return " ".join(words) if len(words) >= _COPY_WORDS else ""
+    return " ".join(comment.text.lower().split()) if is_long(comment) else ""

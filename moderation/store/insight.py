@@ -272,13 +272,19 @@ class Insight:
             found.append(Week(when * _WEEK, n, counts, mean, max(0.0, square - mean * mean), *done.get(when, (0, 0))))
         return found
 
-    def behind(self, week: float, kind: str, label: str = "", limit: int = 3) -> list[tuple[int, str, int]]:
+    def behind(
+        self, week: float, kind: str, label: str = "", limit: int = 3, *, usual: float | None = None
+    ) -> list[tuple[int, str, int]]:
         """(number, title, comments) of the articles behind a change in the week that begins then, the most first.
 
         Args:
             kind: "mix": comments that the model calls `label`; "confidence": those of which it is least sure;
                 "agreement": those on which a moderator decided otherwise that week.
+            usual: for a label that became rarer, the share that it used to have: counted are the comments that an article
+                has fewer of than that share of its comments of the week.
         """
+        if usual is not None:
+            return self._missing(week, label, usual, limit)
         number = sa.func.count(comments.c.id.distinct())
         query = sa.select(articles.c.id, articles.c.title, number).join_from(
             comments, articles, articles.c.id == comments.c.article_id
@@ -297,6 +303,21 @@ class Insight:
         query = query.group_by(articles.c.id, articles.c.title).order_by(number.desc(), articles.c.id).limit(limit)
         with self._database.read() as connection:
             return list(connection.execute(query).tuples().all())
+
+    def _missing(self, week: float, label: str, usual: float, limit: int) -> list[tuple[int, str, int]]:
+        called = sa.func.sum(sa.case((comments.c.model_label == label, 1), else_=0))
+        missing = usual * sa.func.count() - called
+        query = (
+            sa.select(articles.c.id, articles.c.title, missing)
+            .join_from(comments, articles, articles.c.id == comments.c.article_id)
+            .where(comments.c.posted >= week, comments.c.posted < week + _WEEK, comments.c.model_version != "")
+            .group_by(articles.c.id, articles.c.title)
+            .having(missing >= 0.5)
+            .order_by(missing.desc(), articles.c.id)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [(number, title, round(float(count))) for number, title, count in connection.execute(query)]
 
     def drawn(self) -> dict[tuple[str, str], int]:
         """Counts by (model's label then, moderator's label) over decided comments that came to the queue's top by chance:
