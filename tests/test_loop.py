@@ -201,6 +201,8 @@ def test_labels_flipped_by_a_careless_moderator_are_found_and_do_not_train(site,
         print(f"\n{len(wrong)} labels flipped, {len(asked)} asked about, {len(wrong & asked)} of them flipped", end=" ")
     assert len(wrong & asked) > 0.5 * len(wrong) and len(asked - wrong) < 0.5 * len(asked)
     assert outcome.doubted == len(asked)
+    taught = {row.number for row in versions.load(site.registry.folder / "data" / outcome.data).only("train")}
+    assert taught and not taught & asked, "nor in the version of the data, from which the full lane trains"
     rows = {row.number: row for row in versions.gather(site.store)}
     assert {rows[number].use for number in asked} <= {"doubted", "holdout"}
     # Looked at again: what is said a second time holds, whatever the model thinks.
