@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,8 +40,10 @@ COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS = 128, 96, 64
 STRETCH = 1.1
 #: Bytes of encoded articles that are kept; one of twenty sentences takes about 400 kB.
 CACHED_ARTICLE_BYTES = 128 << 20
-#: Tokens of comments that are laid out for the head at a time, with those of their articles: about 40 MB, which a cache holds.
-LAYOUT = 2048
+#: Comments that are laid out for the head at a time, with the tokens of their articles' closest sentences: some megabytes.
+LAYOUT = 48
+#: Articles that are encoded before the comments under them; of more, those of a batch at a time.
+AHEAD = 64
 
 
 def find_encoder(name: str) -> str:
@@ -88,11 +91,28 @@ class Encoded(NamedTuple):
     ids: np.ndarray
 
 
+class Batch(NamedTuple):
+    """The texts of one pass: unit vectors (B, d) float32, unit vectors (B, T, d) of their tokens, and their numbers (B, T), -1
+    where there is none (padding, what the tokenizer adds)."""
+
+    vectors: np.ndarray
+    tokens: np.ndarray
+    ids: np.ndarray
+
+    def texts(self) -> Iterator[Encoded]:
+        """Each text by itself. Copies: a view would keep the arrays of the whole batch alive."""
+        for vector, tokens, ids in zip(self.vectors, self.tokens, self.ids, strict=True):
+            plain = ids >= 0
+            yield Encoded(vector.copy(), tokens[plain].astype(np.float16, copy=False), ids[plain])
+
+
 class Encoder:
     """Texts to unit vectors, of the whole and of each token: tokenizer, transformer and pooling, batched by length."""
 
     #: Tokens in one forward pass: enough to keep two cores busy, small enough for their caches.
     token_budget = 4096
+    #: Whether to stay in float32 also where the processor multiplies bfloat16 natively.
+    exact = False
 
     def __init__(self, tokenizer, transformer) -> None:
         self.tokenizer = tokenizer
@@ -100,8 +120,6 @@ class Encoder:
         self.width = transformer.config.hidden_size
         # [UNK] is a word like any other; only what the tokenizer adds around a text is set aside.
         self.special = frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-        #: Whether to stay in float32 also where the processor multiplies bfloat16 natively.
-        self.exact = False
 
     @property
     def device(self):
@@ -145,11 +163,11 @@ class Encoder:
         batches = plan([len(row) for row in ids], self.token_budget)
         encoded: list[Encoded] = [None] * len(ids)  # type: ignore[list-item]
         for chosen, found in zip(batches, self.passes([[ids[index] for index in chosen] for chosen in batches]), strict=True):
-            for index, text in zip(chosen, found, strict=True):
+            for index, text in zip(chosen, found.texts(), strict=True):
                 encoded[index] = text
         return encoded
 
-    def passes(self, batches: Sequence[Sequence[list[int]]]) -> Iterator[list[Encoded]]:
+    def passes(self, batches: Sequence[Sequence[list[int]]]) -> Iterator[Batch]:
         """Each batch of token lists encoded, in one pass of its own."""
         import torch
 
@@ -159,9 +177,13 @@ class Encoder:
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
                 vectors, tokens = self.forward(batch)
                 vectors, tokens = vectors.cpu().numpy(), tokens.half().cpu().numpy()
-            ids = [np.array(self.plain(row), dtype=np.int64) for row in batch]
-            parts = np.split(tokens, np.cumsum([len(row) for row in ids])[:-1])
-            yield [Encoded(*text) for text in zip(vectors, parts, ids, strict=True)]
+            rows = [self.plain(row) for row in batch]
+            ids = np.full((len(rows), max(1, max(map(len, rows)))), -1)
+            for place, row in enumerate(rows):
+                ids[place, : len(row)] = row
+            padded = np.zeros((*ids.shape, tokens.shape[1]), dtype=tokens.dtype)
+            padded[ids >= 0] = tokens
+            yield Batch(vectors, padded, ids)
 
 
 def plan(lengths: Sequence[int], budget: int, stretch: float = STRETCH) -> list[list[int]]:
@@ -306,64 +328,80 @@ class Moderator:
     def infer(self, comments: Sequence[Comment]) -> tuple[np.ndarray, list[tuple[str, float] | None], list[float | None]]:
         """Probabilities (N, 4), the nearest article segment with its similarity, and the similarity to the parent."""
         views = [encoding.view(comment) for comment in comments]
-        texts = self._encode_distinct([view.comment for view in views], COMMENT_TOKENS)
         parents = self._encode_distinct([view.parent for view in views if view.parent], PARENT_TOKENS)
+        distinct = dict.fromkeys(view.segments for view in views)
+        self._encode_articles(dict.fromkeys(itertools.islice(distinct, AHEAD)))
         probabilities = np.zeros((len(views), len(LABELS)))
         nearest: list[tuple[str, float] | None] = [None] * len(views)
         to_parent: list[float | None] = [None] * len(views)
-        # Comments of a length together: what is laid out is as long as the longest.
-        for rows in plan([len(texts[view.comment].ids) + 1 for view in views], LAYOUT, stretch=1.5):
-            probabilities[rows], *evidence = self._judge([views[row] for row in rows], texts, parents)
-            for row, segment, similarity in zip(rows, *evidence, strict=True):
-                nearest[row], to_parent[row] = segment, similarity
+        places: dict[str, list[int]] = {}
+        for place, view in enumerate(views):
+            places.setdefault(view.comment, []).append(place)
+        texts = list(places)
+        ids = self.encoder.tokenize(texts, COMMENT_TOKENS) if texts else []
+        batches = plan([len(row) for row in ids], self.encoder.token_budget)
+        passes = self.encoder.passes([[ids[index] for index in chosen] for chosen in batches])
+        # A batch is judged as it comes from the encoder, while that works on the next ones.
+        for chosen, batch in zip(batches, passes, strict=True):
+            pairs = [(row, place) for row, index in enumerate(chosen) for place in places[texts[index]]]
+            for start in range(0, len(pairs), LAYOUT):
+                rows, those = map(list, zip(*pairs[start : start + LAYOUT], strict=True))
+                part = Batch(*(array[rows] for array in batch)) if rows != list(range(len(batch.ids))) else batch
+                probabilities[those], *evidence = self._judge([views[place] for place in those], part, parents)
+                for place, segment, similarity in zip(those, *evidence, strict=True):
+                    nearest[place], to_parent[place] = segment, similarity
         return probabilities, nearest, to_parent
 
     def _judge(
-        self, views: Sequence[encoding.View], texts: dict[str, Encoded], parents: dict[str, Encoded]
+        self, views: Sequence[encoding.View], comments: Batch, parents: dict[str, Encoded]
     ) -> tuple[np.ndarray, list[tuple[str, float] | None], list[float | None]]:
-        """As `infer`, for views whose texts are encoded."""
+        """As `infer`, for views whose comments are encoded, row by row."""
         import torch
 
-        from moderation.network import Table, chain
+        from moderation.network import Table, Tokens, chain
 
-        articles = self._encode_articles({view.segments for view in views})
-        numbers: dict[int, int] = {}
-        encoded: list[Encoded] = []
-
-        def number(text: Encoded) -> int:
-            if id(text) not in numbers:
-                numbers[id(text)] = len(encoded)
-                encoded.append(text)
-            return numbers[id(text)]
-
-        comment = [number(texts[view.comment]) for view in views]
-        parent = [number(parents[view.parent]) if view.parent else -1 for view in views]
-        longest = max(1, max(len(view.segments) for view in views))
-        segments = np.full((len(views), longest), -1)
+        articles = self._encode_articles(dict.fromkeys(view.segments for view in views))
+        width = self.encoder.width
+        # A text that nobody refers to, so that there always is one.
+        encoded = [Encoded(np.zeros(width, np.float32), np.zeros((0, width), np.float16), np.zeros(0, np.int64))]
+        rows: dict[object, np.ndarray] = {}  # of the table, by article and by parent
+        for segments, article in articles.items():
+            present = np.array([bool(segment) for segment in segments])
+            rows[segments] = np.where(present, np.cumsum(present) - 1 + len(encoded), -1)
+            encoded += itertools.compress(article, present)
+        for text in dict.fromkeys(view.parent for view in views if view.parent):
+            rows[text] = np.array(len(encoded))
+            encoded.append(parents[text])
+        parent = np.array([rows[view.parent] if view.parent else -1 for view in views])
+        segments = np.full((len(views), max(1, max(len(view.segments) for view in views))), -1)
         for row, view in enumerate(views):
-            for column, segment in enumerate(view.segments):
-                if segment:
-                    segments[row, column] = number(articles[view.segments][column])
-        device = self.encoder.device
+            if view.segments:
+                segments[row, : len(view.segments)] = rows[view.segments]
         pooled = np.stack([text.vector for text in encoded])
         tokens = np.concatenate([text.tokens for text in encoded])
         ids = np.concatenate([text.ids for text in encoded])
-        lengths = np.array([len(text.ids) for text in encoded])
+        lengths = np.array([len(text.ids) for text in encoded], dtype=np.int64)
         surface = np.asarray([view.surface for view in views], dtype=np.float32)
+        first = int((comments.ids[:, 0] < 0).all() and comments.ids.shape[1] > 1)  # what the tokenizer puts before a text
+        device = self.encoder.device
         with torch.inference_mode():
-            table = Table(*(torch.from_numpy(array).to(device) for array in (pooled, tokens, ids, lengths)))
-            rows = (torch.tensor(comment), torch.tensor(parent), torch.from_numpy(segments), torch.from_numpy(surface))
-            logits, similarity = self.head(table.thread(*(part.to(device) for part in rows)))
+            on_device = lambda *arrays: (torch.from_numpy(array).to(device) for array in arrays)
+            # Cosines of tokens in bfloat16 where the processor multiplies it natively: a quarter of the time, exact to 0.002.
+            half = not self.encoder.exact and _has_bfloat16(device)
+            table = Table(*on_device(pooled, tokens, ids, lengths), precision=torch.bfloat16 if half else None)
+            vectors, said, numbers = on_device(comments.vectors, comments.tokens[:, first:], comments.ids[:, first:])
+            thread = table.around(vectors, Tokens(table.comparable(said), numbers), *on_device(parent, segments, surface))
+            logits, similarity = self.head(thread)
             log_probabilities = chain(logits.double()).cpu().numpy()
             closest = similarity.argmax(-1).cpu().numpy()
-        nearest: list[tuple[str, float] | None] = []
-        to_parent: list[float | None] = []
-        for row, view in enumerate(views):
-            own = pooled[comment[row]]
-            place = segments[row, closest[row]]
-            # Evidence is stated as the plain cosine of the encoder's vectors, which anyone can recompute.
-            nearest.append((view.segments[closest[row]], float(own @ pooled[place])) if place >= 0 else None)
-            to_parent.append(float(own @ pooled[parent[row]]) if view.parent else None)
+        # Evidence is stated as the plain cosine of the encoder's vectors, which anyone can recompute.
+        table_row = segments[np.arange(len(views)), closest]
+        cosines = [np.einsum("bd,bd->b", comments.vectors, pooled[place]).tolist() for place in (table_row, parent)]
+        nearest: list[tuple[str, float] | None] = [
+            (view.segments[place], cosines[0][row]) if table_row[row] >= 0 else None
+            for row, (view, place) in enumerate(zip(views, closest.tolist(), strict=True))
+        ]
+        to_parent = [cosines[1][row] if view.parent else None for row, view in enumerate(views)]
         return self._calibrate(log_probabilities), nearest, to_parent
 
     def _calibrate(self, log_probabilities: np.ndarray) -> np.ndarray:
@@ -377,11 +415,11 @@ class Moderator:
         distinct = list(dict.fromkeys(texts))
         return dict(zip(distinct, self.encoder.encode_tokens(distinct, max_tokens), strict=True)) if distinct else {}
 
-    def _encode_articles(self, wanted: set[tuple[str, ...]]) -> dict[tuple[str, ...], list[Encoded]]:
+    def _encode_articles(self, wanted: Mapping[tuple[str, ...], None]) -> dict[tuple[str, ...], list[Encoded]]:
         """Encoded segments by article; an article is encoded once and kept, the least recently used go first."""
         found: dict[tuple[str, ...], list[Encoded]] = {}
         with self._lock:
-            for segments in wanted & self._articles.keys():
+            for segments in wanted.keys() & self._articles.keys():
                 found[segments] = self._articles[segments]
                 self._articles.move_to_end(segments)
         missing = [segments for segments in wanted if segments and segments not in found]

@@ -34,7 +34,8 @@ class Thread(NamedTuple):
 
     Shapes: comment (B, d); parent (B, d), zeros where there is none; segments (B, S, d), the title first;
     segment_mask (B, S), false where there is no segment; surface (B, K); comment_tokens and parent_tokens (B, T, d);
-    article_tokens (B, 1 + CLOSEST, T, d): those of the title and of the closest sentences.
+    article_tokens (B, J, d): those of the title and of the closest sentences, one after the other; article_places (B, J)
+    says of each whose it is: 0 the title, 1 the closest sentence, up to `CLOSEST`.
     """
 
     comment: Tensor
@@ -45,6 +46,7 @@ class Thread(NamedTuple):
     comment_tokens: Tokens
     parent_tokens: Tokens
     article_tokens: Tokens
+    article_places: Tensor
 
 
 class Measured(NamedTuple):
@@ -64,9 +66,13 @@ class Table:
     Args:
         pooled: (N, d) unit vectors. tokens: (M, d) unit vectors of all their tokens, text after text.
         ids: (M,) vocabulary numbers of the tokens. lengths: (N,) tokens of each text.
+        precision: in which tokens are compared; by default that of `pooled`.
     """
 
-    def __init__(self, pooled: Tensor, tokens: Tensor, ids: Tensor, lengths: Tensor) -> None:
+    def __init__(
+        self, pooled: Tensor, tokens: Tensor, ids: Tensor, lengths: Tensor, precision: torch.dtype | None = None
+    ) -> None:
+        self.precision = precision or pooled.dtype
         self.pooled = torch.cat([pooled, pooled.new_zeros(1, pooled.shape[1])])
         self.tokens = torch.cat([tokens, tokens.new_zeros(1, tokens.shape[1])])
         self.ids = torch.cat([ids, ids.new_full((1,), -1)])
@@ -75,31 +81,55 @@ class Table:
 
     def thread(self, comment: Tensor, parent: Tensor, segments: Tensor, surface: Tensor) -> Thread:
         """The head's input for rows of the table: comment and parent (B,), segments (B, S); -1 is "no text"."""
+        return self.around(self.pooled[comment], self._tokens(comment), parent, segments, surface)
+
+    def around(self, vectors: Tensor, tokens: Tokens, parent: Tensor, segments: Tensor, surface: Tensor) -> Thread:
+        """As `thread`, for comments that are not in the table: unit vectors (B, d) and tokens."""
         mask = segments >= 0
-        vectors, sentences = self.pooled[comment], self.pooled[segments]
+        sentences = self._of(self.pooled, segments)
         with torch.no_grad():  # which sentences are closest is a choice, not a quantity
             near = torch.einsum("bd,bsd->bs", vectors, sentences).masked_fill(~mask, -2.0)
             near[:, :1] = -2.0
             closest = near.topk(min(CLOSEST, near.shape[1]), dim=1)
             chosen = segments.gather(1, closest.indices).masked_fill(closest.values < -1.5, -1)
-            chosen = F.pad(torch.cat([segments[:, :1], chosen], 1), (0, max(0, CLOSEST - closest.indices.shape[1])), value=-1)
-        return Thread(
-            vectors,
-            self.pooled[parent],
-            sentences,
-            mask,
-            surface,
-            self._tokens(comment),
-            self._tokens(parent),
-            self._tokens(chosen),
-        )
+            chosen = torch.cat([segments[:, :1], chosen], 1)
+        return Thread(vectors, self.pooled[parent], sentences, mask, surface, tokens, self._tokens(parent), *self._part(chosen))
 
-    def _tokens(self, rows: Tensor) -> Tokens:
-        lengths = self.lengths[rows]
-        place = torch.arange(max(1, int(lengths.max()) if lengths.numel() else 1), device=rows.device)
-        index = self.starts[rows][..., None] + place
-        index = torch.where(place < lengths[..., None], index, -1)
-        return Tokens(self.tokens[index].to(self.pooled.dtype), self.ids[index])
+    def _tokens(self, texts: Tensor) -> Tokens:
+        """Tokens (B, T) of one text each, (B,)."""
+        return self._row(texts[:, None])[0]
+
+    def _row(self, texts: Tensor) -> tuple[Tokens, Tensor]:
+        """The tokens of several texts each, (B, n), one text after the other: padded once, not once a text. And whose
+        each is: (B, J), from 0; meaningless where there is no token."""
+        lengths = self.lengths[texts]
+        ends = lengths.cumsum(1)
+        place = torch.arange(max(1, int(ends[:, -1].max()) if len(ends) else 1), device=texts.device).expand(len(texts), -1)
+        whose = torch.searchsorted(ends, place.contiguous(), right=True).clamp(max=texts.shape[1] - 1)
+        index = place + (self.starts[texts] - ends + lengths).gather(1, whose)
+        index = torch.where(place < ends[:, -1:], index, len(self.ids) - 1)
+        return Tokens(self.comparable(self._of(self.tokens, index)), self._of(self.ids, index)), whose
+
+    def _part(self, texts: Tensor) -> tuple[Tokens, Tensor]:
+        """As `_row`; what is to be converted is converted once a text, however many comments it meets."""
+        if self.tokens.dtype == self.precision:
+            return self._row(texts)
+        used, again = torch.unique(torch.where(texts < 0, len(self.lengths) - 1, texts), return_inverse=True)
+        lengths = self.lengths[used]
+        ends = lengths.cumsum(0)
+        rows = torch.arange(int(ends[-1]), device=used.device) + (self.starts[used] - ends + lengths).repeat_interleave(lengths)
+        tokens = self.comparable(self.tokens.index_select(0, rows))
+        return Table(self.pooled[used], tokens, self.ids[rows], lengths, self.precision)._row(again)
+
+    def comparable(self, tokens: Tensor) -> Tensor:
+        """Vectors of tokens in the precision in which they are compared."""
+        return tokens.to(self.pooled.dtype).to(self.precision)  # from half straight to bfloat16 is ten times as slow
+
+    @staticmethod
+    def _of(values: Tensor, rows: Tensor) -> Tensor:
+        """`values[rows]`, in a quarter of the time."""
+        rows = torch.where(rows < 0, len(values) - 1, rows)
+        return values.index_select(0, rows.flatten()).view(*rows.shape, *values.shape[1:])
 
 
 #: What `Head` measures between a comment and its context; see `Head._compare`.
@@ -175,15 +205,13 @@ class Head(nn.Module):
 
         said, weight = thread.comment_tokens, self._weight(thread.comment_tokens)
         article, article_weight = thread.article_tokens, self._weight(thread.article_tokens)
-        met = torch.einsum("bid,bkjd->bikj", said.vectors, article.vectors)
-        met = met.masked_fill((article.ids < 0)[:, None], -1.0).masked_fill((said.ids < 0)[:, :, None, None], -1.0)
-        covered = met.flatten(2).amax(-1).clamp(min=-0.2) * known[:, None]  # of each token of the comment, by the article
+        met = _meet(said, article)
+        covered = met.amax(-1).clamp(min=-0.2) * known[:, None]  # of each token of the comment, by the article
         shown = met.amax(1).clamp(min=-0.2)  # of each token of the article, by the comment
-        title_shown = _mean(shown[:, 0], article_weight[:, 0])
-        body_shown = _mean(shown[:, 1], article_weight[:, 1]) if shown.shape[1] > 1 else title_shown
-        body_shown = torch.where(article_weight[:, 1].sum(-1) > 0, body_shown, title_shown)
-        answer = torch.einsum("bid,bjd->bij", said.vectors, thread.parent_tokens.vectors)
-        answer = answer.masked_fill((thread.parent_tokens.ids < 0)[:, None], -1.0).masked_fill((said.ids < 0)[:, :, None], -1.0)
+        in_title, in_body = (article_weight * (thread.article_places == place) for place in (0, 1))
+        title_shown = _mean(shown, in_title)
+        body_shown = torch.where(in_body.sum(-1) > 0, _mean(shown, in_body), title_shown)
+        answer = _meet(said, thread.parent_tokens)
         parent_weight = self._weight(thread.parent_tokens)
         present = (said.ids >= 0).float()
         count = present.sum(-1)
@@ -219,6 +247,14 @@ class Head(nn.Module):
 
     def _weight(self, tokens: Tokens) -> Tensor:
         return self.informativeness[tokens.ids.clamp(min=0)] * (tokens.ids >= 0)
+
+
+def _meet(some: Tokens, others: Tokens) -> Tensor:
+    """Cosines (B, I, J) of tokens (B, I) and (B, J); -1 where either is none."""
+    if not (others.ids >= 0).any():
+        return some.vectors.new_full((*some.ids.shape, others.ids.shape[1]), -1.0, dtype=torch.float32)
+    met = (some.vectors @ others.vectors.transpose(1, 2)).float()
+    return met.masked_fill_((others.ids < 0)[:, None], -1.0).masked_fill_((some.ids < 0)[:, :, None], -1.0)
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

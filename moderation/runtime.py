@@ -25,14 +25,15 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from moderation.model import SEGMENT_TOKENS, Encoded, Encoder, cores, middle_out
+from moderation.model import SEGMENT_TOKENS, Batch, Encoder, cores, middle_out
 from moderation.quantise import quantise, session
 from moderation.schema import Article, Comment
 
@@ -73,7 +74,8 @@ class CompiledEncoder(Encoder):
         self._tokenizers: dict[int, Any] = {}
         self.kernel = session(model)
         # One thread a run and one run a core: nobody waits at the end of every layer.
-        self.workers = ThreadPoolExecutor(cores(), thread_name_prefix="encoder")
+        self._cores = cores()
+        self.workers = ThreadPoolExecutor(self._cores, thread_name_prefix="encoder")
         self._lock = threading.Lock()
 
     @property
@@ -92,21 +94,28 @@ class CompiledEncoder(Encoder):
         encodings = self._tokenizers[max_tokens].encode_batch_fast(list(texts))
         return [middle_out(encoding.ids, max_tokens) for encoding in encodings]
 
-    def passes(self, batches: Sequence[Sequence[list[int]]]) -> Iterator[list[Encoded]]:
-        """As `Encoder.passes`, on all cores."""
-        return map(self._run, batches) if len(batches) == 1 else self.workers.map(self._run, batches)
+    def passes(self, batches: Sequence[Sequence[list[int]]]) -> Iterator[Batch]:
+        """As `Encoder.passes`, on all cores; a few batches ahead of the caller, whatever their number."""
+        if len(batches) == 1:
+            yield self._run(batches[0])
+            return
+        waiting: deque[Future[Batch]] = deque()
+        for batch in batches:
+            waiting.append(self.workers.submit(self._run, batch))
+            if len(waiting) > 2 * self._cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
-    def _run(self, ids: Sequence[list[int]]) -> list[Encoded]:
+    def _run(self, ids: Sequence[list[int]]) -> Batch:
         longest = max(map(len, ids))
         batch = np.full((len(ids), longest), self._pad, dtype=np.int64)
         mask = np.zeros((len(ids), longest), dtype=np.int64)
         for row, tokens in enumerate(ids):
             batch[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = 1
-        vectors, hidden = self.kernel.run(["vector", "tokens"], {"input_ids": batch, "attention_mask": mask})
-        plain = (mask == 1) & ~np.isin(batch, self._special)
-        # Copies, by the mask and of the vector: a view would keep the arrays of its whole batch alive.
-        return [Encoded(vectors[row].copy(), hidden[row][plain[row]], batch[row][plain[row]]) for row in range(len(ids))]
+        vectors, tokens = self.kernel.run(["vector", "tokens"], {"input_ids": batch, "attention_mask": mask})
+        return Batch(vectors, tokens, np.where((mask == 1) & ~np.isin(batch, self._special), batch, -1))
 
 
 def compiled(manifest: dict, files: Sequence[Path], reference: Callable[[], Encoder], judge: Judge) -> CompiledEncoder | None:

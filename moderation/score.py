@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from moderation.model import Moderator
     from moderation.registry import Champion
 
-#: Comments that are read, scored and committed together.
-CHUNK = 1024
+#: Comments that are read, scored and committed together; the more, the less of what the encoder reads is padding.
+CHUNK = 2048
 #: Flagged rows that a summary keeps, the most certain first.
 SHOWN = 50
 
@@ -135,7 +135,7 @@ def score(
     with _as_output_error(out), _Spool.open(out, identity) as spool:
         spool.take_up(reading)
         progress(spool.items)
-        with closing(_ahead(_chunks(spool.rest, CHUNK), lambda chunk: _label(chunk, moderator.current(), policy))) as done:
+        with closing(_ahead(_chunks(spool.rest), lambda chunk: _label(chunk, moderator.current(), policy))) as done:
             for chunk, lines in done:
                 spool.commit(chunk, lines)
                 progress(spool.items)
@@ -291,8 +291,17 @@ def _key(item: Comment | Reject) -> bytes:
     return "\x1f".join(item.to_row().values()).encode("utf-8", "replace") + b"\x1e"
 
 
-def _chunks(items: Iterator[Comment | Reject], size: int) -> Iterator[list[Comment | Reject]]:
+def chunk_sizes() -> Iterator[int]:
+    """Up to `CHUNK`, starting small: all cores have work soon, and a small input is work for more than one."""
+    size = 256
+    yield size
     while True:
+        yield size
+        size = min(2 * size, CHUNK)
+
+
+def _chunks(items: Iterator[Comment | Reject]) -> Iterator[list[Comment | Reject]]:
+    for size in chunk_sizes():
         with _as_input_error():
             chunk = list(itertools.islice(items, size))
         if not chunk:

@@ -13,9 +13,12 @@ import functools
 import itertools
 import math
 import re
+import string
+import threading
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from moderation.schema import Article, Comment, clean_text
 
@@ -57,13 +60,20 @@ _LINK = re.compile(
     r"|\b[a-z0-9](?:[a-z0-9-]{0,62}\.)+(?:com|net|org|info|biz|io|co|ru|cn|tk|xyz|me|tv|ly|uk|in|ng|ca|de|top|club|online|site|shop|example|win)\b(?:/[^\s<>\"')\]]*)?",
     re.IGNORECASE,
 )
-_CONTACT = re.compile(
-    r"[\w.+-]+@[\w-]+\.\w+|\b(?:whats?\s?app|telegram|t\.me|wa\.me|skype|signal|inbox me|dm me|text me|call me|e-?mail)\b"
-    r"|\+?\d[\d\s().-]{7,}\d|(?:^|\s)@\w{3,}",
-    re.IGNORECASE,
+_ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.\w+|(?:^|\s)@\w{3,}")
+_NUMBER = re.compile(r"\+?\d[\d\s().-]{7,}\d")
+_CALL = re.compile(
+    r"\b(?:whats?\s?app|telegram|t\.me|wa\.me|skype|signal|inbox me|dm me|text me|call me|e-?mail)\b", re.IGNORECASE
 )
+#: One of these is in every text that `_CALL` finds something in, if it is in ASCII.
+_CALLS = ("app", "telegram", ".me", "skype", "signal", " me", "mail")
 #: A word as it is counted.
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_ASCII = re.compile("[\x00-\x7f]+")
+_CAPITALS, _DIGITS, _SPACES = (string.ascii_uppercase.encode(), string.digits.encode(), b"\t\n\v\f\r\x1c\x1d\x1e\x1f ")
+_LETTERS = string.ascii_letters.encode()
+#: Finds something in every text that `_RUN` does, in a fifth of the time.
+_THRICE = re.compile(r"(.)\1\1", re.DOTALL)
 _RUN = re.compile(r"([^\d\s])\1{2,}")
 _SENTENCE_END = re.compile(r"(?<=[.!?…。؟।])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[^\sa-z])|\n+")
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Sen|Rep|Gen|Col|Lt|Prof|vs|No|Inc|Jr|Sr)|\b[A-Z])\.$")
@@ -116,8 +126,10 @@ def fold(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", HIDDEN.sub("", text))
         text = WORD.sub(lambda word: unmask(word[0]), text)
-    text = _LINK.sub(lambda link: _shorten_link(link[0]), text)
-    text = _RUN.sub(lambda run: run[1] * (3 if run[1] in ".!?" else 2), text)
+    if _may_link(text):
+        text = _LINK.sub(lambda link: _shorten_link(link[0]), text)
+    if _THRICE.search(text):
+        text = _RUN.sub(lambda run: run[1] * (3 if run[1] in ".!?" else 2), text)
     text = " ".join(text.split())
     if len(text) > COMMENT_HEAD + COMMENT_TAIL:
         text = text[:COMMENT_HEAD] + " … " + text[-COMMENT_TAIL:]
@@ -172,37 +184,77 @@ def sentences(text: str) -> Iterator[tuple[int, int, str]]:
 
 def links(text: str) -> list[str]:
     """The links of a text as written, bare domains included."""
-    return [found[0] for found in _LINK.finditer(text)]
+    return [found[0] for found in _LINK.finditer(text)] if _may_link(text) else []
+
+
+def _may_link(text: str) -> bool:
+    return "." in text or "://" in text
 
 
 def has_contact(text: str) -> bool:
     """Whether a text holds a phone number, an e-mail address, a handle or a call to write elsewhere."""
-    return _CONTACT.search(text) is not None
+    # Most texts hold nothing of the kind, and a look for a word is a hundred times as quick as a pattern.
+    if "@" in text and _ADDRESS.search(text):
+        return True
+    if _NUMBER.search(text):
+        return True
+    lower = text.lower()
+    return (not text.isascii() or any(call in lower for call in _CALLS)) and _CALL.search(text) is not None
+
+
+class _Counts(NamedTuple):
+    letters: int
+    capitals: int
+    digits: int
+    symbols: int
+    emoji: int
+    foreign: int
+
+
+def _count(text: str) -> _Counts:
+    """Characters of a text by their kind. In ASCII they are counted by what is left when they are deleted, which is quick."""
+    plain = text.encode("ascii", "ignore")
+    left = lambda kind: len(plain.translate(None, kind))
+    letters, digits, spaces = (len(plain) - left(kind) for kind in (_LETTERS, _DIGITS, _SPACES))
+    capitals = len(plain) - left(_CAPITALS)
+    symbols = len(plain) - letters - digits - spaces
+    if len(plain) == len(text):
+        return _Counts(letters, capitals, digits, symbols, 0, 0)
+    rest = _ASCII.sub("", text)
+    alphabetic = [letter for letter in rest if letter.isalpha()]
+    return _Counts(
+        letters + len(alphabetic),
+        capitals + sum(map(str.isupper, rest)),
+        digits + sum(map(str.isdigit, rest)),
+        symbols + sum(not letter.isalnum() and not letter.isspace() for letter in rest),
+        sum(unicodedata.category(letter) in ("So", "Sk") for letter in rest) + len(plain) - left(b"^`"),
+        sum(ord(letter) > 0x24F for letter in alphabetic),
+    )
 
 
 def surface(text: str, has_article_text: bool = False, has_parent: bool = False) -> tuple[float, ...]:
     """Countable features that an encoder's subwords blur; values in the order of `SURFACE`."""
     text = text[:20_000]
+    ascii = text.isascii()
     words = WORD.findall(text)
-    letters = sum(map(str.isalpha, text)) or 1
+    counts = _count(text)
+    letters = counts.letters or 1
     length = len(text) or 1
-    emoji = sum(unicodedata.category(letter) in ("So", "Sk") for letter in text) if not text.isascii() else 0
-    foreign = 0 if text.isascii() else sum(letter.isalpha() and ord(letter) > 0x24F for letter in text)
-    distinct = len({word.lower() for word in words})
-    run = max((len(found[0]) for found in _RUN.finditer(text)), default=0)
+    distinct = len(set(WORD.findall(text.lower()))) if ascii else len({word.lower() for word in words})
+    run = max((len(found[0]) for found in _RUN.finditer(text)), default=0) if _THRICE.search(text) else 0
     return (
         math.log1p(len(words)) / 2,
         min(len(links(text)), 3) / 1.0,
         float(has_contact(text)),
-        3 * sum(map(str.isdigit, text)) / length,
-        2 * sum(map(str.isupper, text)) / letters,
-        3 * sum(not letter.isalnum() and not letter.isspace() for letter in text) / length,
-        2 * emoji / length,
+        3 * counts.digits / length,
+        2 * counts.capitals / letters,
+        3 * counts.symbols / length,
+        2 * counts.emoji / length,
         min(text.count("!"), 6) / 3,
         min(text.count("?"), 3) / 2,
-        2 * foreign / letters,
-        min(len(HIDDEN.findall(text)), 6) / 3 if not text.isascii() else 0.0,
-        min(sum(unmask(word) != word for word in words), 3) / 1.5 if not text.isascii() else 0.0,
+        2 * counts.foreign / letters,
+        min(len(HIDDEN.findall(text)), 6) / 3 if not ascii else 0.0,
+        min(sum(unmask(word) != word for word in words), 3) / 1.5 if not ascii else 0.0,
         3 * (1 - distinct / len(words)) if words else 0.0,
         math.log1p(run) / 2,
         math.log1p(text.count("\n")) / 2,
@@ -211,11 +263,16 @@ def surface(text: str, has_article_text: bool = False, has_parent: bool = False)
     )
 
 
+_LOADING = threading.Lock()
+
+
 @functools.cache
 def _identifier():  # -> py3langid.langid.LanguageIdentifier; loaded at first use, it takes a moment
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier.nb_ptc = identifier.nb_ptc.astype("float32")  # else it does so with some rows for each text
+    return identifier
 
 
 def detect_language(text: str) -> str:
@@ -224,12 +281,16 @@ def detect_language(text: str) -> str:
     Short comments ("Excellent", "lol") defeat every identifier, so a code is given only for 20 letters or more at
     a probability of 0.9 or more, links aside; two letters of a script that English never uses are enough.
     """
-    text = _LINK.sub(" ", text[:5000])
-    letters = [letter for letter in text if letter.isalpha()]
-    foreign = sum(ord(letter) > 0x24F for letter in letters)
-    if len(letters) < 20 and not (foreign >= 2 and foreign > len(letters) / 2):
+    text = text[:5000]
+    if _may_link(text):
+        text = _LINK.sub(" ", text)
+    counts = _count(text)
+    letters, foreign = counts.letters, counts.foreign
+    if letters < 20 and not (foreign >= 2 and foreign > letters / 2):
         return ""
-    language, probability = _identifier().classify(" ".join(text.split()))
-    if probability >= 0.9 or foreign > len(letters) / 2:
+    with _LOADING:  # once, however many threads ask first
+        identifier = _identifier()
+    language, probability = identifier.classify(" ".join(text.split()))
+    if probability >= 0.9 or foreign > letters / 2:
         return language
     return ""

@@ -54,12 +54,23 @@ def test_the_title_and_the_closest_sentences_meet_the_comment_token_by_token(tab
     thread = table.thread(torch.tensor([comment]), torch.tensor([-1]), torch.tensor([segments]), torch.zeros(1, SURFACE))
     similarity = table.pooled[segments[1:]] @ table.pooled[comment]
     expected = [5, *(segments[1 + place] for place in similarity.topk(CLOSEST).indices)]
-    assert thread.article_tokens.ids.shape[1] == 1 + CLOSEST
+    there = thread.article_tokens.ids[0] >= 0
+    assert thread.article_tokens.vectors.shape[:2] == thread.article_places.shape == thread.article_tokens.ids.shape
     for place, text in enumerate(expected):
-        length = int(table.lengths[text])
-        ids = thread.article_tokens.ids[0, place]
-        assert ids[:length].tolist() == table.ids[int(table.starts[text]) :][:length].tolist()
-        assert (ids[length:] == -1).all()
+        start, length = int(table.starts[text]), int(table.lengths[text])
+        own = there & (thread.article_places[0] == place)
+        assert thread.article_tokens.ids[0][own].tolist() == table.ids[start : start + length].tolist()
+        assert torch.equal(thread.article_tokens.vectors[0][own], table.tokens[start : start + length])
+    assert len(expected) == 1 + CLOSEST and there.sum() == sum(int(table.lengths[text]) for text in expected)
+
+
+def test_tokens_are_compared_in_the_precision_that_is_asked_for_and_judged_alike(head, table):
+    half = Table(table.pooled[:-1], table.tokens[:-1].half(), table.ids[:-1], table.lengths[:-1], torch.bfloat16)
+    rows = [0, 2, 3, 4], [-1, 3, 1, 0], [[1, 5, 3, 2], [1, 0, 5, 4], [4, 4, -1, -1], [5, -1, -1, -1]]
+    (exact, ranked), (near, ranked_too) = judge(head, table, *rows), judge(head, half, *rows)
+    assert torch.equal(ranked, ranked_too) and torch.allclose(exact, near, atol=0.05)
+    thread = half.thread(torch.tensor([0]), torch.tensor([-1]), torch.tensor([[5, 3, 2]]), torch.zeros(1, SURFACE))
+    assert thread.article_tokens.vectors.dtype == torch.bfloat16 and thread.comment.dtype == torch.float32
 
 
 def test_a_name_that_comment_and_article_share_brings_them_nearer():

@@ -1,5 +1,6 @@
 """The registry: versions never change, one pointer names the champion, and whoever runs follows it."""
 
+import itertools
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ from conftest import ROOT, SAMPLES
 from moderation.model import DEFAULT_MODEL, Moderator, cores
 from moderation.registry import Champion, Registry, shipped
 from moderation.schema import Article, Comment, UserError
-from moderation.score import CHUNK, score
+from moderation.score import chunk_sizes, score
 from training.fit import seal
 
 COMMENT = Comment("Cheap flooring, best price, visit www.deckworld.example", article=Article(title="The bridge is closed"))
@@ -190,7 +191,10 @@ def test_a_promotion_drops_no_request_and_each_answer_is_of_one_version(registry
 
 def test_scoring_picks_a_promotion_up_in_the_middle_of_a_run(registry, two, tmp_path):
     source = tmp_path / "in.csv"
-    rows = (min(cores(), 8) + 4) * CHUNK  # the workers take some chunks ahead with the model of that moment
+    sizes = list(
+        itertools.islice(chunk_sizes(), min(cores(), 8) + 5)
+    )  # the workers take some chunks ahead with the model of that moment
+    rows = sum(sizes)
     source.write_text("comment_text\n" + "".join(f"I like bridge {number}\n" for number in range(rows)))
     promoted = []
 
@@ -200,7 +204,7 @@ def test_scoring_picks_a_promotion_up_in_the_middle_of_a_run(registry, two, tmp_
 
     summary = score([source], tmp_path / "out.jsonl", Champion(registry), progress=promote)
     versions = [json.loads(line)["model_version"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    chunks = [set(versions[start : start + CHUNK]) for start in range(0, rows, CHUNK)]
+    chunks = [set(versions[end - size : end]) for size, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
     assert summary.rows == len(versions) == rows, "no row lost, none judged twice"
     # While one worker loads the new champion, the others go on with the one before; a chunk never mixes the two.
     assert all(len(chunk) == 1 for chunk in chunks) and chunks[0] == {shipped()} and set(versions) == {shipped(), two[0]}

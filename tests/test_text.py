@@ -1,4 +1,5 @@
 import math
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from moderation.text import (
     COMMENT_TAIL,
     MAX_SENTENCES,
     SURFACE,
+    _count,
     detect_language,
     fold,
     has_contact,
@@ -115,3 +117,33 @@ def test_years_times_and_plain_words_are_no_contacts(text):
 )
 def test_language_is_named_only_where_it_is_sure(text, language):
     assert detect_language(text) == language
+
+
+@given(st.text(st.sampled_from("aZé я0٣_.!^`'’ \t\n\x1c\x85\u200b中😀ſK"), max_size=40))
+def test_characters_are_counted_by_their_kind_whatever_the_shortcut(text):
+    counts = _count(text)
+    assert counts.letters == sum(map(str.isalpha, text)) and counts.capitals == sum(map(str.isupper, text))
+    assert counts.digits == sum(map(str.isdigit, text))
+    assert counts.symbols == sum(not letter.isalnum() and not letter.isspace() for letter in text)
+    assert counts.foreign == sum(letter.isalpha() and ord(letter) > 0x24F for letter in text)
+    if not text.isascii():  # a text in ASCII has none
+        assert counts.emoji == sum(unicodedata.category(letter) in ("So", "Sk") for letter in text)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Write to me: Ann.Lee@mail.example.org", True),
+        ("see @channel_7", True),
+        ("a@b", False),
+        ("ring +49 (30) 123-4567", True),
+        ("in 1989 or 2014", False),
+        ("my WhatsApp", True),
+        ("Dm Me", True),
+        ("add me on \u017fkype", True),  # a long s, which is one without regard to case
+        ("my t.me", True),
+        ("an apple is a mailbox for me", False),
+    ],
+)
+def test_a_contact_is_found_whatever_the_shortcut(text, found):
+    assert has_contact(text) is found

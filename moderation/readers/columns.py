@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from moderation.schema import ROW_FIELDS, Comment, Reject, RowError, UserError, clean_text
+from moderation.schema import ROW_FIELDS, Article, Comment, Reject, RowError, UserError, clean_text
 
 from .dates import iso_date
 from .source import Source
@@ -87,6 +87,9 @@ def looks_like_comments(names: Collection[str]) -> bool:
     return True
 
 
+_ARTICLE = ("article_id", "article_title", "article_text", "article_url")
+
+
 class RowReader:
     """Turns the rows of one table into comments.
 
@@ -103,6 +106,7 @@ class RowReader:
         self._threads = threads
         self._articles = ArticleCache()
         self._restore = restore
+        self._last: tuple[tuple[object, ...], Article | None] = ((), None)
 
     def comment(self, position: str, row: Mapping[str, object], raw: str = "") -> Comment | Reject:
         """The comment of a row (by the source's column names), or why it is none."""
@@ -118,13 +122,18 @@ class RowReader:
             native[name] = restore(value) if self._restore and isinstance(value, str) else value
         native["created_at"] = iso_date(native.get("created_at"))
         native["status"] = str(native.get("status") or "").lower()
+        columns = tuple(native.get(name) for name in _ARTICLE)
+        known = self._last[1] if columns == self._last[0] else None  # as a rule the row before stands under the same article
         try:
-            comment = Comment.from_row(native)
+            comment = Comment.from_row(native, known)
         except (RowError, ValueError) as error:
             return Reject(self._source.name, position, str(error), raw or _raw(row))
-        article = comment.article
-        shared = self._articles.get(article.article_id, article.title, article.text, article.url)
-        comment = replace(comment, article=shared)
+        if known is None:
+            article = comment.article
+            shared = self._articles.get(article.article_id, article.title, article.text, article.url)
+            comment = replace(comment, article=shared)
+            if all(isinstance(value, str) for value in columns):  # 1 and True are equal, too
+                self._last = columns, shared
         if not clean_text(native.get("comment_id")) and (times := self._threads.times(comment.comment_id)) > 1:
             comment = replace(comment, comment_id=f"{comment.comment_id}-{times}")
         return comment

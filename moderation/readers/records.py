@@ -110,7 +110,8 @@ def _comments(
             if isinstance(row, Reject):
                 yield row
             elif isinstance(row, dict):
-                yield reader.comment(position, row | {path: _at(row, path) for path in paths if path not in row})
+                nested = {path: _at(row, path) for path in paths if path not in row}
+                yield reader.comment(position, row | nested if nested else row)
             else:
                 yield Reject(source.name, position, "expected an object with one comment", str(row)[:2000])
 
@@ -135,7 +136,7 @@ def json_lines(source: Source) -> Iterator[tuple[str, dict | Reject]]:
             continue
         if len(line) >= MAX_LINE_CHARS:
             yield position, Reject(source.name, position, f"the line has more than {MAX_LINE_CHARS:,} characters")
-        elif _UNDECODABLE.search(line):
+        elif not line.isascii() and _UNDECODABLE.search(line):
             raw = _UNDECODABLE.sub("\ufffd", line)
             yield position, Reject(source.name, position, f"{position} has bytes that are no UTF-8", raw)
         elif (value := parse_object(line)) is None:
