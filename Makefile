@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
+comma := ,
 
 .PHONY: help setup demo test lint train bench app clean
 
@@ -36,7 +37,8 @@ train: .venv/ready  ## train the default model anew (needs CORPORA=folder)
 	$(BIN)/moderation train --corpora "$(CORPORA)" --out models/new
 
 bench: .venv/ready  ## measure speed against others (CORPORA=folder, else our own test threads)
-	$(BIN)/python benchmarks/speed.py $(if $(CORPORA),--corpora "$(CORPORA)",--rows data/threads/test.jsonl --sizes 300,1500) --out report/speed
+	$(BIN)/python benchmarks/speed.py $(if $(CORPORA),--corpora "$(CORPORA)",--rows data/threads/test.jsonl --size 1500) \
+		--growth $(or $(GROWTH),1000$(comma)10000) $(BENCH) --out report/speed
 
 app: .venv/ready  ## open the review desk
 	$(BIN)/moderation review

@@ -1,7 +1,7 @@
 """Everybody on the same rows in the same run: how many comments a second, at what cost, and how far from the limit.
 
     python benchmarks/speed.py --corpora FOLDER --out report/speed          # or: make bench CORPORA=FOLDER
-    python benchmarks/speed.py --rows data/threads/test.jsonl --sizes 300   # any file of native rows
+    python benchmarks/speed.py --rows data/threads/test.jsonl --size 300   # any file of native rows
 
 Each contestant is a process of its own that loads its model and waits; then they take turns, round after round, one at a
 time, so that whatever else the machine does meets all of them alike. Ratios are the result, not absolute times.
@@ -20,7 +20,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,8 @@ CONTESTANTS = {
     "SentenceTransformer": "`encode` of comments and of each article once, and a linear head",
     "SetFit": "`SetFitModel.predict`, article and comment as one text",
     "ONNX Runtime (naive)": "the same compiled encoder, pairs in batches as they come",
-    "limit": "the same kernel alone: every distinct text once, tokenised before, batches of one length",
+    "limit": "the same kernel (encoder and head) alone: every distinct text once, tokenised and laid out before, batches of one length",
+    "limit (encoder alone)": "the same without the head",
 }
 SLOW = {"pipeline", "CrossEncoder", "SetFit", "ONNX Runtime (naive)"}
 Rows = list[dict]
@@ -48,7 +50,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", type=Path, help="folder of the public corpora: rows are taken from youtube-threads")
     parser.add_argument("--rows", type=Path, help="native rows (JSONL) instead")
-    parser.add_argument("--sizes", default="1000,10000", help="rows of `ours` for the growth; the contest is on the largest")
+    parser.add_argument("--size", type=int, default=10_000, help="rows of the contest")
+    parser.add_argument(
+        "--growth",
+        default="1000,10000",
+        help="numbers of rows on which the time of `ours` is shown to grow linearly; what OUT/growth.json has is not run again; '': none",
+    )
     parser.add_argument("--stride", type=int, default=25, help="the slow contestants get every STRIDE-th row")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default=",".join(CONTESTANTS), help="contestants, by comma")
@@ -61,9 +68,9 @@ def main() -> None:
     options = parser.parse_args()
     if not options.rows and not options.corpora:
         parser.error("name --corpora FOLDER (public corpora with youtube-threads) or --rows FILE (native rows, JSONL)")
-    sizes = sorted(int(size) for size in options.sizes.split(","))
-    rows = _rows(options, max(sizes))
-    sizes = sorted({min(size, len(rows)) for size in sizes})
+    sizes = sorted(int(size) for size in options.growth.split(",") if size)
+    every = _rows(options)
+    rows = every[: options.size]
     names = [name.strip() for name in options.only.split(",")]
     if unknown := set(names) - set(CONTESTANTS):
         parser.error(f"--only {sorted(unknown)}: expected some of {', '.join(CONTESTANTS)}")
@@ -77,7 +84,7 @@ def main() -> None:
             "price": options.price,
             "stride": options.stride,
             "contest": contest,
-            "growth": [_alone(_growth, rows[:size], Path(folder)) for size in sizes] if len(sizes) > 1 else [],
+            "growth": [_grown(every, size, Path(folder), options.out / "growth.json") for size in sizes],
             "agreement": _alone(_agreement, rows, options.agreement, options.corpora) if options.agreement else None,
             "latency": _alone(_latency, rows, options.latency) if options.latency else None,
             "start": _start(rows[0], Path(folder)) if options.latency else None,
@@ -93,14 +100,14 @@ def _cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
 
-def _rows(options: argparse.Namespace, count: int) -> Rows:
+def _rows(options: argparse.Namespace) -> Rows:
     if options.rows:
         with options.rows.open(encoding="utf-8") as lines:
-            found = [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
+            found = [json.loads(line) for line in lines]
     else:
         from data import corpora
 
-        found = list(corpora.rows("youtube-threads", options.corpora))[:count]
+        found = list(corpora.rows("youtube-threads", options.corpora))
     return [{"article_id": row.get("article_title", ""), "article_text": "", "parent_text": ""} | row for row in found]
 
 
@@ -141,9 +148,10 @@ def _contestant(name: str, rows: Rows, folder: Path, pipe) -> None:
     pipe.send("ready")
     with _Memory() as memory:
         while pipe.recv():
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), time.process_time()
             work()
-            pipe.send((time.perf_counter() - started, {"memory": memory.peak, "padding": padding()}))
+            seconds, busy = time.perf_counter() - started, time.process_time() - busy
+            pipe.send((seconds, {"memory": memory.peak, "padding": padding(), "cpu": busy / len(rows)}))
 
 
 class _Memory:
@@ -217,13 +225,17 @@ def _predict(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
     return lambda: [moderator.predict(comments[start : start + 1024]) for start in range(0, len(rows), 1024)], padding
 
 
-def _limit(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
+def _limit(rows: Rows, folder: Path, with_head: bool = True) -> tuple[Work, Callable[[], float]]:
+    import torch
+
     from moderation import Moderator
     from moderation import text as encoding
     from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, plan
 
-    encoder = Moderator.from_pretrained().encoder
-    views = [encoding.view(comment) for comment in _comments(rows)]
+    moderator = Moderator.from_pretrained()
+    encoder = moderator.encoder
+    comments = _comments(rows)
+    views = [encoding.view(comment) for comment in comments]
     texts = {COMMENT_TOKENS: {view.comment for view in views}, PARENT_TOKENS: {view.parent for view in views if view.parent}}
     texts[SEGMENT_TOKENS] = {segment for view in views for segment in view.segments}
     batches = []
@@ -231,12 +243,82 @@ def _limit(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
         ids = encoder.tokenize(list(some), limit) if some else []
         for length in sorted(set(map(len, ids))):
             same = [row for row in ids if len(row) == length]
-            batches += [[same[index] for index in chosen] for chosen in plan([length] * len(same), encoder.token_budget)]
-    if not hasattr(encoder, "kernel"):
-        return lambda: list(encoder.passes(batches)), lambda: 0.0
-    arrays = [np.array(batch) for batch in batches]
-    feeds = [{"input_ids": array, "attention_mask": np.ones_like(array)} for array in arrays]
-    return lambda: list(encoder.workers.map(lambda feed: encoder.kernel.run(None, feed), feeds)), lambda: 0.0
+            chosen = plan([length] * len(same), encoder.token_budget)
+            batches += [[same[index] for index in part] for part in chosen]
+    jobs: list[Callable[[], object]] = []
+    if hasattr(encoder, "kernel"):
+        for batch in map(np.array, batches):
+            jobs.append(partial(encoder.kernel.run, None, {"input_ids": batch, "attention_mask": np.ones_like(batch)}))
+    else:
+        jobs += [partial(list, encoder.passes([batch])) for batch in batches]
+    if with_head:
+        torch.set_num_threads(1)  # as in `score`
+        distinct = {(view.comment, view.segments, view.parent) for view in views}
+        jobs += _head_alone(
+            moderator, comments, sorted(map(len, encoder.tokenize([text for text, *_ in distinct], COMMENT_TOKENS)))
+        )
+    with_workers = encoder.workers.map if hasattr(encoder, "workers") else map
+    return lambda: list(with_workers(lambda job: job(), jobs)), lambda: 0.0
+
+
+def _head_alone(moderator, comments: list, lengths: list[int]) -> list[Callable[[], object]]:
+    """The head on comments of these lengths in tokens (sorted), `LAYOUT` at a time, all laid out before and nothing padded: everything it gets has
+    the mean size of what it gets for these comments."""
+    import torch
+
+    from moderation.model import LAYOUT
+    from moderation.network import Tokens, chain
+
+    seen = []
+    forward = moderator.head.forward
+    moderator.head.forward = lambda thread: seen.append(thread) or forward(thread)
+    comments = comments[:: max(1, len(comments) // 500)]
+    moderator.infer(comments)
+    del moderator.head.forward
+
+    def mean(tokens: str) -> int:
+        there = sum(int((getattr(thread, tokens).ids >= 0).sum()) for thread in seen)
+        return max(1, round(there / sum(len(thread.comment) for thread in seen)))
+
+    def resized(value: torch.Tensor, count: int, size: int | None = None) -> torch.Tensor:
+        value = value[torch.arange(count) % len(value)]
+        return value if size is None else value[:, torch.arange(size) % value.shape[1]].contiguous()
+
+    widest = max(seen, key=lambda thread: thread.article_tokens.ids.shape[1])
+    sentences = round(sum(int(thread.segment_mask.sum()) for thread in seen) / len(comments))
+    counts = [max(1, length - 2) for length in lengths]  # two are the tokenizer's own
+    around, beside = mean("article_tokens"), mean("parent_tokens")
+
+    def job(lengths: list[int]) -> Callable[[], object]:
+        count, own = len(lengths), max(1, round(sum(lengths) / len(lengths)))
+        thread = type(widest)(
+            comment=resized(widest.comment, count),
+            parent=resized(widest.parent, count),
+            segments=resized(widest.segments, count, max(1, sentences)),
+            segment_mask=resized(widest.segment_mask, count, max(1, sentences)),
+            surface=resized(widest.surface, count),
+            comment_tokens=Tokens(*(resized(part, count, own) for part in widest.comment_tokens)),
+            parent_tokens=Tokens(*(resized(part, count, beside) for part in widest.parent_tokens)),
+            article_tokens=Tokens(*(resized(part, count, around) for part in widest.article_tokens)),
+            article_places=resized(widest.article_places, count, around),
+        )
+
+        def work() -> None:
+            with torch.inference_mode():
+                chain(moderator.head(thread)[0].double())
+
+        return work
+
+    # Whole groups share one layout of each length: their memory would not hold all.
+    groups = [counts[start : start + LAYOUT] for start in range(0, len(counts), LAYOUT)]
+    made: dict[tuple[int, int], Callable[[], object]] = {}
+    jobs = []
+    for group in groups:
+        key = len(group), round(sum(group) / len(group))
+        if key not in made:
+            made[key] = job(group)
+        jobs.append(made[key])
+    return jobs
 
 
 def _classifier(folder: Path):
@@ -338,7 +420,17 @@ def _naive(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
 READY = dict(
     zip(
         CONTESTANTS,
-        (_score, _predict, _pipeline, _cross_encoder, _sentence_transformer, _setfit, _naive, _limit),
+        (
+            _score,
+            _predict,
+            _pipeline,
+            _cross_encoder,
+            _sentence_transformer,
+            _setfit,
+            _naive,
+            _limit,
+            partial(_limit, with_head=False),
+        ),
         strict=True,
     )
 )
@@ -350,16 +442,60 @@ def _alone(function: Callable, *arguments: object):
         return pool.apply(function, arguments)
 
 
-def _growth(rows: Rows, folder: Path) -> dict:
-    """`ours` once over `rows`: seconds and peak memory."""
+def grown(rows: Rows, count: int) -> Iterator[dict]:
+    """So many rows: the given ones, then the same again as new texts under new articles, each with the second half of
+    its words from another row. The mix of lengths stays, and no text is one that was judged before."""
+    for number in range(count):
+        again, place = divmod(number, len(rows))
+        row = rows[place]
+        if again:
+            words, others = (rows[at % len(rows)]["comment_text"].split() for at in (place, place + 7919 * again))
+            text = " ".join(words[: (len(words) + 1) // 2] + others[len(others) // 2 :])
+            row = row | {
+                "comment_id": f"{row.get('comment_id', place)}-{again}",
+                "comment_text": text,
+                "article_id": f"{row['article_id']}-{again}",
+                "article_title": f"{row['article_title']} ({again})",
+            }
+        yield row
+
+
+def _grown(rows: Rows, count: int, folder: Path, kept: Path) -> dict:
+    """`ours` once over `count` rows from file to file: seconds, peak memory; from `kept` if it was run before."""
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    if str(count) not in known:
+        source = folder / "grown.jsonl"
+        with source.open("w", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in grown(rows, count))
+        known[str(count)] = _alone(_growth, source)
+        source.unlink()
+        kept.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        print(f"{count:,} rows: {known[str(count)]['seconds']:.1f} s", file=sys.stderr, flush=True)
+    return known[str(count)]
+
+
+def _growth(source: Path) -> dict:
+    from moderation import Moderator
     from moderation.cli import quiet
+    from moderation.score import score
+    from moderation.text import detect_language
 
     quiet()
-    work, _ = _score(rows, folder)
+    moderator = Moderator.from_pretrained()
+    detect_language("What is loaded at first use is loaded before the clock starts.")
+
+    def progress(done: int) -> None:
+        if done // 50_000 > progress.shown:
+            progress.shown = done // 50_000
+            print(f"  {done:,} rows after {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+
+    progress.shown = 0
     with _Memory() as memory:
         started = time.perf_counter()
-        work()
-        return {"rows": len(rows), "seconds": time.perf_counter() - started, "memory": memory.peak}
+        summary = score([source], source.with_suffix(".out.jsonl"), moderator, progress=progress)
+        seconds = time.perf_counter() - started
+        source.with_suffix(".out.jsonl").unlink()
+        return {"rows": summary.rows + summary.set_aside, "seconds": seconds, "memory": memory.peak}
 
 
 def _agreement(rows: Rows, count: int, corpora: Path | None) -> dict:
@@ -446,8 +582,8 @@ def table(results: dict) -> str:
     lines = [
         f"{results['rows']:,} comments under {results['articles']:,} articles; {results['machine']}; USD {results['price']:.2f} an hour.",
         "",
-        "| | comments/s | lowest–highest | to `pipeline` | of the limit | padding | peak memory | USD a million | rows |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | comments/s | lowest–highest | to `pipeline` | of the limit | CPU a comment | padding | peak memory | USD a million | rows |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, one in sorted(contest.items(), key=lambda item: -item[1]["rate"]):
         padding = "–" if one["padding"] is None else f"{one['padding']:.1%}"
@@ -455,7 +591,7 @@ def table(results: dict) -> str:
             f"| {name} | {one['rate']:,.0f} | {min(one['rates']):,.0f}–{max(one['rates']):,.0f} | "
             + (f"{one['rate'] / base:.1f} | " if base else "– | ")
             + (f"{one['rate'] / limit:.0%} | " if limit else "– | ")
-            + f"{padding} | {one['memory'] / 1e6:,.0f} MB | {1e6 / one['rate'] / 3600 * results['price']:.3f} | {one['rows']:,} |"
+            + f"{1e3 * one['cpu']:.2f} ms | {padding} | {one['memory'] / 1e6:,.0f} MB | {1e6 / one['rate'] / 3600 * results['price']:.3f} | {one['rows']:,} |"
         )
     lines.append("")
     lines += [

@@ -15,9 +15,32 @@ import speed
 @pytest.mark.slow
 def test_contestants_take_turns_on_the_same_rows_and_every_figure_is_written(tmp_path):
     rows = ROOT / "data/threads/test.jsonl"
-    arguments = ["--rows", rows, "--sizes", "20,40", "--stride", "10", "--rounds", "2", "--agreement", "0", "--latency", "0"]
+    arguments = [
+        "--rows",
+        rows,
+        "--size",
+        "40",
+        "--growth",
+        "20,60",
+        "--stride",
+        "10",
+        "--rounds",
+        "2",
+        "--agreement",
+        "0",
+        "--latency",
+        "0",
+    ]
     result = subprocess.run(
-        [sys.executable, "benchmarks/speed.py", *map(str, arguments), "--only", "ours,pipeline,limit", "--out", str(tmp_path)],
+        [
+            sys.executable,
+            "benchmarks/speed.py",
+            *map(str, arguments),
+            "--only",
+            "ours,pipeline,limit,limit (encoder alone)",
+            "--out",
+            str(tmp_path),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -29,15 +52,18 @@ def test_contestants_take_turns_on_the_same_rows_and_every_figure_is_written(tmp
         "ours": (40, 2),
         "pipeline": (4, 2),
         "limit": (40, 2),
+        "limit (encoder alone)": (40, 2),
     }
     assert all(one["rate"] > 0 and one["memory"] > 1e8 for one in results["contest"].values())
-    assert [one["rows"] for one in results["growth"]] == [20, 40]
+    assert [one["rows"] for one in results["growth"]] == [20, 60]
+    kept = json.loads((tmp_path / "growth.json").read_text())
+    assert [kept[size] for size in ("20", "60")] == results["growth"], "a run that is interrupted goes on from there"
     assert 0 <= results["contest"]["ours"]["padding"] < 1 and results["contest"]["limit"]["padding"] == 0
     assert (tmp_path / "speed.png").stat().st_size > 5000 and (tmp_path / "table.md").read_text() == speed.table(results)
 
 
 def test_the_table_gives_ratios_cost_and_spread():
-    one = {"rows": 10, "memory": 5e8, "padding": 0.02}
+    one = {"rows": 10, "memory": 5e8, "padding": 0.02, "cpu": 0.00125}
     results = {
         "rows": 10,
         "articles": 2,
@@ -54,14 +80,22 @@ def test_the_table_gives_ratios_cost_and_spread():
         "start": {"help": 0.2, "score": 2.5},
     }
     table = speed.table(results)
-    assert "| ours | 200 | 190–230 | 20.0 | 80% | 2.0% | 500 MB | 0.500 | 10 |" in table
-    assert "| limit | 250 | 250–250 | 25.0 | 100% | – |" in table
+    assert "| ours | 200 | 190–230 | 20.0 | 80% | 1.25 ms | 2.0% | 500 MB | 0.500 | 10 |" in table
+    assert "| limit | 250 | 250–250 | 25.0 | 100% | 1.25 ms | – |" in table
     assert "1,000 rows: 5.0 s, 5.00 ms a row" in table and "99.31%" in table and "0.7396 → 0.7387" in table
+
+
+def test_more_rows_than_there_are_come_as_new_texts_under_new_articles():
+    rows = [{"comment_text": f"one {n} three {n + 7} five", "article_id": f"a{n % 2}", "article_title": "A"} for n in range(5)]
+    more = list(speed.grown(rows, 13))
+    assert more[:5] == rows and len(more) == 13
+    assert len({row["comment_text"] for row in more}) == 13 and len({row["article_id"] for row in more}) == 6
+    assert all(4 <= len(row["comment_text"].split()) <= 6 for row in more)
 
 
 def test_a_contestant_that_is_none_is_named(tmp_path):
     result = subprocess.run(
-        [sys.executable, "benchmarks/speed.py", "--rows", "data/threads/test.jsonl", "--sizes", "5", "--only", "nobody"],
+        [sys.executable, "benchmarks/speed.py", "--rows", "data/threads/test.jsonl", "--only", "nobody"],
         cwd=ROOT,
         capture_output=True,
         text=True,
