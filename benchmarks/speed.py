@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -177,8 +178,9 @@ class _Memory:
 def _comments(rows: Rows) -> list:
     from moderation import Article, Comment
 
-    articles: dict[str, Article] = {}
-    return [Comment.from_row(row, articles.setdefault(row["article_id"], Comment.from_row(row).article)) for row in rows]
+    articles: dict[Article, Article] = {}
+    comments = [Comment.from_row(row) for row in rows]
+    return [replace(comment, article=articles.setdefault(comment.article, comment.article)) for comment in comments]
 
 
 def _pairs(rows: Rows) -> list[tuple[str, str]]:
@@ -530,8 +532,6 @@ def _latency(rows: Rows, count: int) -> dict:
     from moderation.cli import quiet
 
     quiet()
-    from dataclasses import replace
-
     from moderation import Moderator
 
     moderator = Moderator.from_pretrained()

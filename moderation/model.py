@@ -99,6 +99,16 @@ class Batch(NamedTuple):
     tokens: np.ndarray
     ids: np.ndarray
 
+    @classmethod
+    def of(cls, texts: Sequence[Encoded]) -> Batch:
+        """Texts that were encoded one by one, laid out together."""
+        ids = np.full((len(texts), max(1, max(len(text.ids) for text in texts))), -1)
+        tokens = np.zeros((*ids.shape, texts[0].vector.shape[0]), dtype=np.float16)
+        for row, text in enumerate(texts):
+            ids[row, : len(text.ids)] = text.ids
+            tokens[row, : len(text.ids)] = text.tokens
+        return cls(np.stack([text.vector for text in texts]), tokens, ids)
+
     def texts(self) -> Iterator[Encoded]:
         """Each text by itself. Copies: a view would keep the arrays of the whole batch alive."""
         for vector, tokens, ids in zip(self.vectors, self.tokens, self.ids, strict=True):
@@ -159,13 +169,17 @@ class Encoder:
 
     def encode_tokens(self, texts: Sequence[str], max_tokens: int) -> list[Encoded]:
         """Texts with their tokens, in their order; sorted by length inside so that little is padding."""
-        ids = self.tokenize(texts, max_tokens) if texts else []
-        batches = plan([len(row) for row in ids], self.token_budget)
-        encoded: list[Encoded] = [None] * len(ids)  # type: ignore[list-item]
-        for chosen, found in zip(batches, self.passes([[ids[index] for index in chosen] for chosen in batches]), strict=True):
+        encoded: list[Encoded] = [None] * len(texts)  # type: ignore[list-item]
+        for chosen, found in self.encode_batches(texts, max_tokens):
             for index, text in zip(chosen, found.texts(), strict=True):
                 encoded[index] = text
         return encoded
+
+    def encode_batches(self, texts: Sequence[str], max_tokens: int) -> Iterator[tuple[list[int], Batch]]:
+        """Texts of like length together, as they are done: which of `texts` they are, and what became of them."""
+        ids = self.tokenize(texts, max_tokens) if texts else []
+        batches = plan([len(row) for row in ids], self.token_budget)
+        yield from zip(batches, self.passes([[ids[index] for index in chosen] for chosen in batches]), strict=True)
 
     def passes(self, batches: Sequence[Sequence[list[int]]]) -> Iterator[Batch]:
         """Each batch of token lists encoded, in one pass of its own."""
@@ -338,11 +352,8 @@ class Moderator:
         for place, view in enumerate(views):
             places.setdefault(view.comment, []).append(place)
         texts = list(places)
-        ids = self.encoder.tokenize(texts, COMMENT_TOKENS) if texts else []
-        batches = plan([len(row) for row in ids], self.encoder.token_budget)
-        passes = self.encoder.passes([[ids[index] for index in chosen] for chosen in batches])
         # A batch is judged as it comes from the encoder, while that works on the next ones.
-        for chosen, batch in zip(batches, passes, strict=True):
+        for chosen, batch in self.encoder.encode_batches(texts, COMMENT_TOKENS):
             pairs = [(row, place) for row, index in enumerate(chosen) for place in places[texts[index]]]
             for start in range(0, len(pairs), LAYOUT):
                 rows, those = map(list, zip(*pairs[start : start + LAYOUT], strict=True))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from moderation.model import Encoded, Encoder, Moderator, find_encoder
+from moderation.model import Batch, Encoded, Encoder, Moderator, find_encoder, plan
 from moderation.schema import UserError
 
 #: Texts that are encoded before they are written down: what a kill can lose.
@@ -75,6 +75,16 @@ class CachedEncoder(Encoder):
         except sqlite3.Error as error:
             raise self._trouble(error) from error
         return encoded
+
+    def encode_batches(self, texts: Sequence[str], max_tokens: int) -> Iterator[tuple[list[int], Batch]]:
+        """As `Encoder.encode_batches`.
+
+        Raises:
+            UserError: see `encode_tokens`.
+        """
+        encoded = self.encode_tokens(texts, max_tokens)
+        for chosen in plan([len(text.ids) + 1 for text in encoded], self.token_budget):
+            yield chosen, Batch.of([encoded[index] for index in chosen])
 
     def _unpack(self, blob: bytes) -> Encoded | None:
         """What `_pack` packed; None when it is not that (another version's, or nothing)."""
