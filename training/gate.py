@@ -148,7 +148,10 @@ def judge(
         return Judgement("refuse", sentence, 0, tuple(figures))
     if main.verdict == "better":
         return Judgement(
-            "promote", f"better on the site's decisions: {_said(main)}; nothing protected is lost", 0, tuple(figures)
+            "promote",
+            f"better on the site's decisions: {_said(main)}; no protected figure surely loses more than it may",
+            0,
+            tuple(figures),
         )
     if main.difference <= 0:
         return Judgement("refuse", f"refused: no better on the site's decisions: {_said(main)}", 0, tuple(figures))
