@@ -397,9 +397,7 @@ class Moderator:
         device = self.encoder.device
         with torch.inference_mode():
             on_device = lambda *arrays: (torch.from_numpy(array).to(device) for array in arrays)
-            # Cosines of tokens in bfloat16 where the processor multiplies it natively: a quarter of the time, exact to 0.002.
-            half = not self.encoder.exact and _has_bfloat16(device)
-            table = Table(*on_device(pooled, tokens, ids, lengths), precision=torch.bfloat16 if half else None)
+            table = Table(*on_device(pooled, tokens, ids, lengths))
             vectors, said, numbers = on_device(comments.vectors, comments.tokens[:, first:], comments.ids[:, first:])
             thread = table.around(vectors, Tokens(table.comparable(said), numbers), *on_device(parent, segments, surface))
             logits, similarity = self.head(thread)

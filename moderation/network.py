@@ -64,15 +64,11 @@ class Table:
     """Encoded texts by number, from which threads are laid out for the head; the last row stands for "no text".
 
     Args:
-        pooled: (N, d) unit vectors. tokens: (M, d) unit vectors of all their tokens, text after text.
+        pooled: (N, d) unit vectors. tokens: (M, d) unit vectors of all their tokens, text after text, perhaps in half precision.
         ids: (M,) vocabulary numbers of the tokens. lengths: (N,) tokens of each text.
-        precision: in which tokens are compared; by default that of `pooled`.
     """
 
-    def __init__(
-        self, pooled: Tensor, tokens: Tensor, ids: Tensor, lengths: Tensor, precision: torch.dtype | None = None
-    ) -> None:
-        self.precision = precision or pooled.dtype
+    def __init__(self, pooled: Tensor, tokens: Tensor, ids: Tensor, lengths: Tensor) -> None:
         self.pooled = torch.cat([pooled, pooled.new_zeros(1, pooled.shape[1])])
         self.tokens = torch.cat([tokens, tokens.new_zeros(1, tokens.shape[1])])
         self.ids = torch.cat([ids, ids.new_full((1,), -1)])
@@ -112,18 +108,19 @@ class Table:
 
     def _part(self, texts: Tensor) -> tuple[Tokens, Tensor]:
         """As `_row`; what is to be converted is converted once a text, however many comments it meets."""
-        if self.tokens.dtype == self.precision:
+        if self.tokens.dtype == self.pooled.dtype:
             return self._row(texts)
         used, again = torch.unique(torch.where(texts < 0, len(self.lengths) - 1, texts), return_inverse=True)
         lengths = self.lengths[used]
         ends = lengths.cumsum(0)
         rows = torch.arange(int(ends[-1]), device=used.device) + (self.starts[used] - ends + lengths).repeat_interleave(lengths)
         tokens = self.comparable(self.tokens.index_select(0, rows))
-        return Table(self.pooled[used], tokens, self.ids[rows], lengths, self.precision)._row(again)
+        return Table(self.pooled[used], tokens, self.ids[rows], lengths)._row(again)
 
     def comparable(self, tokens: Tensor) -> Tensor:
-        """Vectors of tokens in the precision in which they are compared."""
-        return tokens.to(self.pooled.dtype).to(self.precision)  # from half straight to bfloat16 is ten times as slow
+        """Vectors of tokens in the precision in which they are compared, that of `pooled`."""
+        # Not in bfloat16, quick as it is: PyTorch keeps a compiled product for each shape, a thousand in every thread.
+        return tokens.to(self.pooled.dtype)
 
     @staticmethod
     def _of(values: Tensor, rows: Tensor) -> Tensor:
