@@ -22,29 +22,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-
-#: Tokens of article and comment together for those who read them as a pair, and rows in a batch of theirs.
-PAIR_TOKENS, BATCH = 256, 32
-
-#: Name to what it is; the slow ones get every `--stride`-th row, which keeps the mix of lengths.
-CONTESTANTS = {
-    "ours": "`score`, file to file: read, label, explain, write, account",
-    "ours (model only)": "`Moderator.predict` on comments in memory",
-    "pipeline": "transformers `pipeline('text-classification')`, fp32",
-    "CrossEncoder": "sentence-transformers `CrossEncoder.predict`",
-    "SentenceTransformer": "`encode` of comments and of each article once, and a linear head",
-    "SetFit": "`SetFitModel.predict`, article and comment as one text",
-    "ONNX Runtime (naive)": "the same compiled encoder, pairs in batches as they come",
-    "limit": "the same kernel (encoder and head) alone: every distinct text once, tokenised and laid out before, batches of one length",
-    "limit (encoder alone)": "the same without the head",
-}
-SLOW = {"pipeline", "CrossEncoder", "SetFit", "ONNX Runtime (naive)"}
-Rows = list[dict]
-Work = Callable[[], object]
+from contestants import CONTESTANTS, READY, SLOW, Rows, comments_of
 
 
 def main() -> None:
@@ -175,269 +156,6 @@ class _Memory:
                 return
 
 
-def _comments(rows: Rows) -> list:
-    from moderation import Article, Comment
-
-    articles: dict[Article, Article] = {}
-    comments = [Comment.from_row(row) for row in rows]
-    return [replace(comment, article=articles.setdefault(comment.article, comment.article)) for comment in comments]
-
-
-def _pairs(rows: Rows) -> list[tuple[str, str]]:
-    return [(f"{row['article_title']}\n{row['article_text']}".strip(), row["comment_text"]) for row in rows]
-
-
-def _counting(moderator) -> Callable[[], float]:
-    """Have the encoder count what it is given; returns a function for the share of padding."""
-    cells = [0, 0]
-    passes = moderator.encoder.passes
-
-    def counted(batches):
-        for batch in batches:
-            cells[0] += len(batch) * max(map(len, batch))
-            cells[1] += sum(map(len, batch))
-        return passes(batches)
-
-    moderator.encoder.passes = counted
-    return lambda: 1 - cells[1] / cells[0] if cells[0] else 0.0
-
-
-def _score(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
-    from moderation import Moderator
-    from moderation.score import score
-
-    source = folder / f"{len(rows)}.jsonl"
-    source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    moderator = Moderator.from_pretrained()
-    padding = _counting(moderator)
-
-    def work() -> None:
-        moderator._articles.clear()  # every run encodes its articles
-        moderator._article_bytes = 0
-        score([source], folder / f"{len(rows)}.out.jsonl", moderator)
-
-    return work, padding
-
-
-def _predict(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
-    from moderation import Moderator
-
-    moderator, comments = Moderator.from_pretrained(), _comments(rows)
-    padding = _counting(moderator)
-    return lambda: [moderator.predict(comments[start : start + 1024]) for start in range(0, len(rows), 1024)], padding
-
-
-def _limit(rows: Rows, folder: Path, with_head: bool = True) -> tuple[Work, Callable[[], float]]:
-    import torch
-
-    from moderation import Moderator
-    from moderation import text as encoding
-    from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, plan
-
-    moderator = Moderator.from_pretrained()
-    encoder = moderator.encoder
-    comments = _comments(rows)
-    views = [encoding.view(comment) for comment in comments]
-    texts = {COMMENT_TOKENS: {view.comment for view in views}, PARENT_TOKENS: {view.parent for view in views if view.parent}}
-    texts[SEGMENT_TOKENS] = {segment for view in views for segment in view.segments}
-    batches = []
-    for limit, some in texts.items():
-        ids = encoder.tokenize(list(some), limit) if some else []
-        for length in sorted(set(map(len, ids))):
-            same = [row for row in ids if len(row) == length]
-            chosen = plan([length] * len(same), encoder.token_budget)
-            batches += [[same[index] for index in part] for part in chosen]
-    jobs: list[Callable[[], object]] = []
-    if hasattr(encoder, "kernel"):
-        for batch in map(np.array, batches):
-            jobs.append(partial(encoder.kernel.run, None, {"input_ids": batch, "attention_mask": np.ones_like(batch)}))
-    else:
-        jobs += [partial(list, encoder.passes([batch])) for batch in batches]
-    if with_head:
-        torch.set_num_threads(1)  # as in `score`
-        distinct = {(view.comment, view.segments, view.parent) for view in views}
-        jobs += _head_alone(
-            moderator, comments, sorted(map(len, encoder.tokenize([text for text, *_ in distinct], COMMENT_TOKENS)))
-        )
-    with_workers = encoder.workers.map if hasattr(encoder, "workers") else map
-    return lambda: list(with_workers(lambda job: job(), jobs)), lambda: 0.0
-
-
-def _head_alone(moderator, comments: list, lengths: list[int]) -> list[Callable[[], object]]:
-    """The head on comments of these lengths in tokens (sorted), `LAYOUT` at a time, all laid out before and nothing padded: everything it gets has
-    the mean size of what it gets for these comments."""
-    import torch
-
-    from moderation.model import LAYOUT
-    from moderation.network import Tokens, chain
-
-    seen = []
-    forward = moderator.head.forward
-    moderator.head.forward = lambda thread: seen.append(thread) or forward(thread)
-    comments = comments[:: max(1, len(comments) // 500)]
-    moderator.infer(comments)
-    del moderator.head.forward
-
-    def mean(tokens: str) -> int:
-        there = sum(int((getattr(thread, tokens).ids >= 0).sum()) for thread in seen)
-        return max(1, round(there / sum(len(thread.comment) for thread in seen)))
-
-    def resized(value: torch.Tensor, count: int, size: int | None = None) -> torch.Tensor:
-        value = value[torch.arange(count) % len(value)]
-        return value if size is None else value[:, torch.arange(size) % value.shape[1]].contiguous()
-
-    widest = max(seen, key=lambda thread: thread.article_tokens.ids.shape[1])
-    sentences = round(sum(int(thread.segment_mask.sum()) for thread in seen) / len(comments))
-    counts = [max(1, length - 2) for length in lengths]  # two are the tokenizer's own
-    around, beside = mean("article_tokens"), mean("parent_tokens")
-
-    def job(lengths: list[int]) -> Callable[[], object]:
-        count, own = len(lengths), max(1, round(sum(lengths) / len(lengths)))
-        thread = type(widest)(
-            comment=resized(widest.comment, count),
-            parent=resized(widest.parent, count),
-            segments=resized(widest.segments, count, max(1, sentences)),
-            segment_mask=resized(widest.segment_mask, count, max(1, sentences)),
-            surface=resized(widest.surface, count),
-            comment_tokens=Tokens(*(resized(part, count, own) for part in widest.comment_tokens)),
-            parent_tokens=Tokens(*(resized(part, count, beside) for part in widest.parent_tokens)),
-            article_tokens=Tokens(*(resized(part, count, around) for part in widest.article_tokens)),
-            article_places=resized(widest.article_places, count, around),
-        )
-
-        def work() -> None:
-            with torch.inference_mode():
-                chain(moderator.head(thread)[0].double())
-
-        return work
-
-    # Whole groups share one layout of each length: their memory would not hold all.
-    groups = [counts[start : start + LAYOUT] for start in range(0, len(counts), LAYOUT)]
-    made: dict[tuple[int, int], Callable[[], object]] = {}
-    jobs = []
-    for group in groups:
-        key = len(group), round(sum(group) / len(group))
-        if key not in made:
-            made[key] = job(group)
-        jobs.append(made[key])
-    return jobs
-
-
-def _classifier(folder: Path):
-    """The encoder of the default model with a classification head; its weights are random, which costs the same."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    from moderation.model import DEFAULT_ENCODER, find_encoder
-
-    path = find_encoder(DEFAULT_ENCODER)
-    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=4, dtype="float32")
-    return AutoTokenizer.from_pretrained(path), model
-
-
-def _pair_padding(rows: Rows) -> Callable[[], float]:
-    from transformers import AutoTokenizer
-
-    from moderation.model import DEFAULT_ENCODER, find_encoder
-
-    first, second = zip(*_pairs(rows), strict=True)
-    tokenizer = AutoTokenizer.from_pretrained(find_encoder(DEFAULT_ENCODER))
-    lengths = list(map(len, tokenizer(list(first), list(second), truncation=True, max_length=PAIR_TOKENS)["input_ids"]))
-    batches = [lengths[start : start + BATCH] for start in range(0, len(lengths), BATCH)]
-    share = 1 - sum(lengths) / sum(len(batch) * max(batch) for batch in batches)
-    return lambda: share
-
-
-def _pipeline(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
-    from transformers import pipeline
-
-    tokenizer, model = _classifier(folder)
-    run = pipeline("text-classification", model=model, tokenizer=tokenizer, device="cpu")
-    inputs = [{"text": article, "text_pair": comment} for article, comment in _pairs(rows)]
-    return lambda: run(inputs, batch_size=BATCH, truncation=True, max_length=PAIR_TOKENS), _pair_padding(rows)
-
-
-def _cross_encoder(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
-    from sentence_transformers import CrossEncoder
-
-    from moderation.model import DEFAULT_ENCODER, find_encoder
-
-    model = CrossEncoder(find_encoder(DEFAULT_ENCODER), num_labels=4, max_length=PAIR_TOKENS, device="cpu")
-    return lambda: model.predict(_pairs(rows), batch_size=BATCH, show_progress_bar=False), lambda: None
-
-
-def _sentence_transformer(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
-    from sentence_transformers import SentenceTransformer
-
-    from moderation.model import DEFAULT_ENCODER, find_encoder
-
-    model = SentenceTransformer(find_encoder(DEFAULT_ENCODER), device="cpu")
-    model.max_seq_length = PAIR_TOKENS
-    weights = np.zeros((2 * model.get_sentence_embedding_dimension(), 4), np.float32)
-
-    def work() -> np.ndarray:
-        articles, comments = zip(*_pairs(rows), strict=True)
-        distinct = list(dict.fromkeys(articles))
-        vectors = dict(zip(distinct, model.encode(distinct, batch_size=BATCH, show_progress_bar=False), strict=True))
-        encoded = model.encode(list(comments), batch_size=BATCH, show_progress_bar=False)
-        return np.hstack([encoded, np.stack([vectors[article] for article in articles])]) @ weights
-
-    return work, lambda: None
-
-
-def _setfit(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
-    from sentence_transformers import SentenceTransformer
-    from setfit import SetFitModel
-    from sklearn.linear_model import LogisticRegression
-
-    from moderation.model import DEFAULT_ENCODER, find_encoder
-
-    body = SentenceTransformer(find_encoder(DEFAULT_ENCODER), device="cpu")
-    body.max_seq_length = PAIR_TOKENS
-    head = LogisticRegression().fit(
-        np.random.default_rng(0).normal(size=(8, body.get_sentence_embedding_dimension())), [0, 1, 2, 3] * 2
-    )
-    model = SetFitModel(model_body=body, model_head=head)
-    texts = [f"{article}\n{comment}" for article, comment in _pairs(rows)]
-    return lambda: model.predict(texts, batch_size=BATCH, show_progress_bar=False), lambda: None
-
-
-def _naive(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
-    from transformers import AutoTokenizer
-
-    from moderation import Moderator
-    from moderation.model import DEFAULT_ENCODER, find_encoder
-
-    encoder = Moderator.from_pretrained().encoder
-    tokenizer = AutoTokenizer.from_pretrained(find_encoder(DEFAULT_ENCODER))
-    pairs = _pairs(rows)
-
-    def work() -> None:
-        for start in range(0, len(pairs), BATCH):
-            first, second = zip(*pairs[start : start + BATCH], strict=True)
-            list(encoder.passes([tokenizer(list(first), list(second), truncation=True, max_length=PAIR_TOKENS)["input_ids"]]))
-
-    return work, _pair_padding(rows)
-
-
-READY = dict(
-    zip(
-        CONTESTANTS,
-        (
-            _score,
-            _predict,
-            _pipeline,
-            _cross_encoder,
-            _sentence_transformer,
-            _setfit,
-            _naive,
-            _limit,
-            partial(_limit, with_head=False),
-        ),
-        strict=True,
-    )
-)
-
-
 def _alone(function: Callable, *arguments: object):
     """What `function` returns, in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -511,7 +229,7 @@ def _agreement(rows: Rows, count: int, corpora: Path | None) -> dict:
     from moderation.schema import LABELS
 
     starts = range(0, len(rows), max(1, len(rows) * 100 // count))  # stretches of 100 neighbours
-    comments = _comments([row for start in starts for row in rows[start : start + 100]][:count])
+    comments = comments_of([row for start in starts for row in rows[start : start + 100]][:count])
     gold = []
     if corpora and (corpora / "gold-dev.jsonl").exists():
         gold = [json.loads(line) for line in (corpora / "gold-dev.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -520,7 +238,7 @@ def _agreement(rows: Rows, count: int, corpora: Path | None) -> dict:
     found = {}
     for name, moderator in (("fp32", reference), ("compiled", Moderator.from_pretrained())):
         labels = moderator.predict_proba(comments).argmax(1)
-        on_gold = [LABELS[label] for label in moderator.predict_proba(_comments(gold)).argmax(1)] if gold else []
+        on_gold = [LABELS[label] for label in moderator.predict_proba(comments_of(gold)).argmax(1)] if gold else []
         found[name] = labels, f1_score([row["label"] for row in gold], on_gold, average="macro") if gold else None
     kind = getattr(Moderator.from_pretrained().encoder, "kind", "torch")
     same = float((found["fp32"][0] == found["compiled"][0]).mean())
@@ -535,7 +253,7 @@ def _latency(rows: Rows, count: int) -> dict:
     from moderation import Moderator
 
     moderator = Moderator.from_pretrained()
-    comments = _comments(rows[:: max(1, len(rows) // count)])[:count]
+    comments = comments_of(rows[:: max(1, len(rows) // count)])[:count]
     for comment in comments:
         moderator.predict([comment])
     found = {}

@@ -11,9 +11,10 @@ import hashlib
 import importlib.util
 import itertools
 import json
+import math
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -36,8 +37,8 @@ DEFAULT_MODEL = Path(__file__).parent / "weights"
 
 #: Token limits of the three kinds of text.
 COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS = 128, 96, 64
-#: A batch ends where a text is longer than its shortest by more than this factor.
-STRETCH = 1.1
+#: What a pass of the encoder costs besides its tokens, in tokens.
+PASS = 12
 #: Bytes of encoded articles that are kept; one of twenty sentences takes about 400 kB.
 CACHED_ARTICLE_BYTES = 128 << 20
 #: Comments that are laid out for the head at a time, with the tokens of their articles' closest sentences: some megabytes.
@@ -200,16 +201,65 @@ class Encoder:
             yield Batch(vectors, padded, ids)
 
 
-def plan(lengths: Sequence[int], budget: int, stretch: float = STRETCH) -> list[list[int]]:
-    """Batches of indices, shortest texts first: at most `budget` tokens with padding (or one text), little of it padding."""
+def _regrouped(batches: Iterable[tuple[list[int], Batch]]) -> Iterator[tuple[list[int], Batch]]:
+    """Batches of the encoder's, neighbours joined while they are small: a group costs the head something whatever its size."""
+    held: list[tuple[list[int], Batch]] = []
+    for chosen, batch in batches:
+        if held and sum(len(those) for those, _ in held) + len(chosen) > LAYOUT:
+            yield _joined(held)
+            held = []
+        held.append((chosen, batch))
+    if held:
+        yield _joined(held)
+
+
+def _joined(batches: Sequence[tuple[list[int], Batch]]) -> tuple[list[int], Batch]:
+    if len(batches) == 1:
+        return batches[0]
+    count, longest = sum(len(chosen) for chosen, _ in batches), max(batch.ids.shape[1] for _, batch in batches)
+    width = batches[0][1].vectors.shape[1]
+    whole = Batch(
+        np.concatenate([batch.vectors for _, batch in batches]),
+        np.zeros((count, longest, width), dtype=batches[0][1].tokens.dtype),
+        np.full((count, longest), -1),
+    )
+    start = 0
+    for chosen, batch in batches:
+        part = slice(start, start + len(chosen)), slice(0, batch.ids.shape[1])
+        whole.tokens[part], whole.ids[part] = batch.tokens, batch.ids
+        start += len(chosen)
+    return [index for chosen, _ in batches for index in chosen], whole
+
+
+def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Batches of indices, shortest texts first: at most `budget` tokens with padding (or one text), with as little padding as is
+    worth a pass of its own (`PASS`): the cheapest division of the lengths into ranges, by dynamic programming."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    batches: list[list[int]] = []
-    for index in order:
-        last = batches[-1] if batches else []
-        if last and (len(last) + 1) * lengths[index] <= budget and lengths[index] <= stretch * lengths[last[0]] + 1:
-            last.append(index)
-        else:
-            batches.append([index])
+    counts = Counter(lengths)
+    sizes = sorted(counts)
+    best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the texts up to a size, and where the last range begins
+    for end in range(1, len(sizes) + 1):
+        size, texts = sizes[end - 1], 0
+        found = (math.inf, 0)
+        for start in range(end - 1, -1, -1):
+            texts += counts[sizes[start]]
+            passes = -(-texts // max(1, budget // max(1, size)))
+            found = min(found, (best[start][0] + texts * size + PASS * passes, start))
+        best.append(found)
+    ranges = []
+    end = len(sizes)
+    while end:
+        start = best[end][1]
+        ranges.append((sizes[end - 1], sum(counts[size] for size in sizes[start:end])))
+        end = start
+    batches, at = [], 0
+    for size, texts in reversed(ranges):
+        most = max(1, budget // max(1, size))
+        passes = -(-texts // most)
+        for number in range(passes):  # of like size, lest the last be a small one
+            stop = at + (texts * (number + 1)) // passes - (texts * number) // passes
+            batches.append(order[at:stop])
+            at = stop
     return batches
 
 
@@ -352,8 +402,8 @@ class Moderator:
         for place, view in enumerate(views):
             places.setdefault(view.comment, []).append(place)
         texts = list(places)
-        # A batch is judged as it comes from the encoder, while that works on the next ones.
-        for chosen, batch in self.encoder.encode_batches(texts, COMMENT_TOKENS):
+        # What comes from the encoder is judged while that works on the next batches.
+        for chosen, batch in _regrouped(self.encoder.encode_batches(texts, COMMENT_TOKENS)):
             pairs = [(row, place) for row, index in enumerate(chosen) for place in places[texts[index]]]
             for start in range(0, len(pairs), LAYOUT):
                 rows, those = map(list, zip(*pairs[start : start + LAYOUT], strict=True))
@@ -369,7 +419,7 @@ class Moderator:
         """As `infer`, for views whose comments are encoded, row by row."""
         import torch
 
-        from moderation.network import Table, Tokens, chain
+        from moderation.network import Table, Tokens, chain, closest
 
         articles = self._encode_articles(dict.fromkeys(view.segments for view in views))
         width = self.encoder.width
@@ -389,17 +439,22 @@ class Moderator:
             if view.segments:
                 segments[row, : len(view.segments)] = rows[view.segments]
         pooled = np.stack([text.vector for text in encoded])
-        tokens = np.concatenate([text.tokens for text in encoded])
-        ids = np.concatenate([text.ids for text in encoded])
-        lengths = np.array([len(text.ids) for text in encoded], dtype=np.int64)
         surface = np.asarray([view.surface for view in views], dtype=np.float32)
         first = int((comments.ids[:, 0] < 0).all() and comments.ids.shape[1] > 1)  # what the tokenizer puts before a text
         device = self.encoder.device
         with torch.inference_mode():
-            on_device = lambda *arrays: (torch.from_numpy(array).to(device) for array in arrays)
-            table = Table(*on_device(pooled, tokens, ids, lengths))
+            on_device = lambda *arrays: [torch.from_numpy(array).to(device) for array in arrays]
             vectors, said, numbers = on_device(comments.vectors, comments.tokens[:, first:], comments.ids[:, first:])
-            thread = table.around(vectors, Tokens(table.comparable(said), numbers), *on_device(parent, segments, surface))
+            chosen = closest(vectors, *on_device(pooled, segments))
+            # Tokens take room, so only those of the texts that meet a comment are laid out.
+            used = np.unique(np.append(chosen.cpu().numpy(), parent))
+            used = used[used >= 0].tolist() or [0]
+            tokens = np.concatenate([encoded[text].tokens for text in used])
+            ids = np.concatenate([encoded[text].ids for text in used])
+            lengths = np.zeros(len(encoded), dtype=np.int64)
+            lengths[used] = [len(encoded[text].ids) for text in used]
+            table = Table(*on_device(pooled, tokens, ids, lengths))
+            thread = table.around(vectors, Tokens(said.float(), numbers), *on_device(parent, segments, surface), chosen)
             logits, similarity = self.head(thread)
             log_probabilities = chain(logits.double()).cpu().numpy()
             closest = similarity.argmax(-1).cpu().numpy()

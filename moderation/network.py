@@ -20,6 +20,8 @@ from torch.nn import functional as F
 
 #: Article sentences whose tokens meet the comment's, besides the title: those that come closest.
 CLOSEST = 3
+#: Comments that meet their context at a time, on a processor.
+SLICE = 4
 
 
 class Tokens(NamedTuple):
@@ -29,13 +31,46 @@ class Tokens(NamedTuple):
     ids: Tensor
 
 
+class Context(NamedTuple):
+    """The tokens of what each of B comments stands under, kept once however many share it: unit vectors (M, d) of all, perhaps in
+    half precision, and their numbers (M,) in the vocabulary; for every comment the rows (B, J) of its own, text after text, -1
+    where there is none, and of each which of its texts that is, (B, J)."""
+
+    vectors: Tensor
+    numbers: Tensor
+    rows: Tensor
+    places: Tensor
+
+    @property
+    def ids(self) -> Tensor:
+        """Numbers in the vocabulary (B, J), -1 where there is none."""
+        return torch.where(self.rows < 0, -1, _select(self.numbers, self.rows))
+
+    def meet(self, some: Tokens) -> Tensor:
+        """Cosines (B, T, J) of tokens (B, T) with each comment's own context; -1 where either is none."""
+        longest = (self.rows >= 0).sum(1).tolist()
+        if not any(longest):
+            return some.vectors.new_full((*some.ids.shape, self.rows.shape[1]), -1.0)
+        # A few comments at a time: what is laid out for them then stays in a core's cache. In the precision of the comments, but not
+        # in bfloat16, quick as it is: PyTorch keeps a compiled product for each shape, a thousand in every thread.
+        size = SLICE if some.vectors.device.type == "cpu" else len(longest)
+        parts = []
+        for start in range(0, len(longest), size):
+            few = slice(start, start + size)
+            width = max(1, *longest[few])
+            others = _select(self.vectors, self.rows[few, :width]).to(some.vectors.dtype)
+            met = some.vectors[few] @ others.transpose(1, 2)
+            parts.append(F.pad(met, (0, self.rows.shape[1] - width)))
+        whole = torch.cat(parts)
+        return whole.masked_fill_((self.rows < 0)[:, None], -1.0).masked_fill_((some.ids < 0)[:, :, None], -1.0)
+
+
 class Thread(NamedTuple):
     """Encoded inputs of B comments; d is the encoder's width, S the largest number of segments, K of surface features.
 
     Shapes: comment (B, d); parent (B, d), zeros where there is none; segments (B, S, d), the title first;
-    segment_mask (B, S), false where there is no segment; surface (B, K); comment_tokens and parent_tokens (B, T, d);
-    article_tokens (B, J, d): those of the title and of the closest sentences, one after the other; article_places (B, J)
-    says of each whose it is: 0 the title, 1 the closest sentence, up to `CLOSEST`.
+    segment_mask (B, S), false where there is no segment; surface (B, K); comment_tokens (B, T, d).
+    In `passages` a comment's texts are 0, the title, 1, the closest sentence, up to `CLOSEST`.
     """
 
     comment: Tensor
@@ -44,9 +79,8 @@ class Thread(NamedTuple):
     segment_mask: Tensor
     surface: Tensor
     comment_tokens: Tokens
-    parent_tokens: Tokens
-    article_tokens: Tokens
-    article_places: Tensor
+    parent_tokens: Context
+    passages: Context
 
 
 class Measured(NamedTuple):
@@ -61,72 +95,68 @@ class Measured(NamedTuple):
 
 
 class Table:
-    """Encoded texts by number, from which threads are laid out for the head; the last row stands for "no text".
+    """Encoded texts by number, from which threads are laid out for the head; -1 stands for "no text".
 
     Args:
-        pooled: (N, d) unit vectors. tokens: (M, d) unit vectors of all their tokens, text after text, perhaps in half precision.
+        pooled: (N, d) unit vectors. tokens: (M, d) unit vectors of their tokens, text after text, perhaps in half precision.
         ids: (M,) vocabulary numbers of the tokens. lengths: (N,) tokens of each text.
     """
 
     def __init__(self, pooled: Tensor, tokens: Tensor, ids: Tensor, lengths: Tensor) -> None:
         self.pooled = torch.cat([pooled, pooled.new_zeros(1, pooled.shape[1])])
-        self.tokens = torch.cat([tokens, tokens.new_zeros(1, tokens.shape[1])])
-        self.ids = torch.cat([ids, ids.new_full((1,), -1)])
+        self.tokens = tokens if len(tokens) else tokens.new_zeros(1, pooled.shape[1])
+        self.ids = ids if len(ids) else ids.new_full((1,), -1)
         self.lengths = torch.cat([lengths, lengths.new_zeros(1)])
         self.starts = self.lengths.cumsum(0) - self.lengths
 
     def thread(self, comment: Tensor, parent: Tensor, segments: Tensor, surface: Tensor) -> Thread:
         """The head's input for rows of the table: comment and parent (B,), segments (B, S); -1 is "no text"."""
-        return self.around(self.pooled[comment], self._tokens(comment), parent, segments, surface)
+        vectors = _select(self.pooled, comment)
+        chosen = closest(vectors, self.pooled, segments)
+        return self.around(vectors, self._tokens(comment), parent, segments, surface, chosen)
 
-    def around(self, vectors: Tensor, tokens: Tokens, parent: Tensor, segments: Tensor, surface: Tensor) -> Thread:
-        """As `thread`, for comments that are not in the table: unit vectors (B, d) and tokens."""
-        mask = segments >= 0
-        sentences = self._of(self.pooled, segments)
-        with torch.no_grad():  # which sentences are closest is a choice, not a quantity
-            near = torch.einsum("bd,bsd->bs", vectors, sentences).masked_fill(~mask, -2.0)
-            near[:, :1] = -2.0
-            closest = near.topk(min(CLOSEST, near.shape[1]), dim=1)
-            chosen = segments.gather(1, closest.indices).masked_fill(closest.values < -1.5, -1)
-            chosen = torch.cat([segments[:, :1], chosen], 1)
-        return Thread(vectors, self.pooled[parent], sentences, mask, surface, tokens, self._tokens(parent), *self._part(chosen))
+    def around(
+        self, vectors: Tensor, tokens: Tokens, parent: Tensor, segments: Tensor, surface: Tensor, chosen: Tensor
+    ) -> Thread:
+        """As `thread`, for comments that are not in the table: unit vectors (B, d), tokens, and what `closest` chose for them;
+        of the texts that neither it nor `parent` names, the table needs no tokens."""
+        sentences, beside = _select(self.pooled, segments), _select(self.pooled, parent)
+        parents, passages = self._context(parent[:, None]), self._context(chosen)
+        return Thread(vectors, beside, sentences, segments >= 0, surface, tokens, parents, passages)
 
     def _tokens(self, texts: Tensor) -> Tokens:
         """Tokens (B, T) of one text each, (B,)."""
-        return self._row(texts[:, None])[0]
+        rows = self._context(texts[:, None])
+        return Tokens(_select(self.tokens, rows.rows).to(self.pooled.dtype), rows.ids)
 
-    def _row(self, texts: Tensor) -> tuple[Tokens, Tensor]:
-        """The tokens of several texts each, (B, n), one text after the other: padded once, not once a text. And whose
-        each is: (B, J), from 0; meaningless where there is no token."""
+    def _context(self, texts: Tensor) -> Context:
+        """The tokens of several texts each, (B, n): padded once, not once a text."""
         lengths = self.lengths[texts]
         ends = lengths.cumsum(1)
         place = torch.arange(max(1, int(ends[:, -1].max()) if len(ends) else 1), device=texts.device).expand(len(texts), -1)
         whose = torch.searchsorted(ends, place.contiguous(), right=True).clamp(max=texts.shape[1] - 1)
-        index = place + (self.starts[texts] - ends + lengths).gather(1, whose)
-        index = torch.where(place < ends[:, -1:], index, len(self.ids) - 1)
-        return Tokens(self.comparable(self._of(self.tokens, index)), self._of(self.ids, index)), whose
+        rows = place + (self.starts[texts] - ends + lengths).gather(1, whose)
+        return Context(self.tokens, self.ids, torch.where(place < ends[:, -1:], rows, -1), whose)
 
-    def _part(self, texts: Tensor) -> tuple[Tokens, Tensor]:
-        """As `_row`; what is to be converted is converted once a text, however many comments it meets."""
-        if self.tokens.dtype == self.pooled.dtype:
-            return self._row(texts)
-        used, again = torch.unique(torch.where(texts < 0, len(self.lengths) - 1, texts), return_inverse=True)
-        lengths = self.lengths[used]
-        ends = lengths.cumsum(0)
-        rows = torch.arange(int(ends[-1]), device=used.device) + (self.starts[used] - ends + lengths).repeat_interleave(lengths)
-        tokens = self.comparable(self.tokens.index_select(0, rows))
-        return Table(self.pooled[used], tokens, self.ids[rows], lengths)._row(again)
 
-    def comparable(self, tokens: Tensor) -> Tensor:
-        """Vectors of tokens in the precision in which they are compared, that of `pooled`."""
-        # Not in bfloat16, quick as it is: PyTorch keeps a compiled product for each shape, a thousand in every thread.
-        return tokens.to(self.pooled.dtype)
+def closest(comments: Tensor, pooled: Tensor, segments: Tensor) -> Tensor:
+    """The rows of `pooled` whose tokens meet a comment's, (B, 1 + `CLOSEST`): the title's and those of the sentences that come
+    closest, -1 where there are fewer.
 
-    @staticmethod
-    def _of(values: Tensor, rows: Tensor) -> Tensor:
-        """`values[rows]`, in a quarter of the time."""
-        rows = torch.where(rows < 0, len(values) - 1, rows)
-        return values.index_select(0, rows.flatten()).view(*rows.shape, *values.shape[1:])
+    Args:
+        comments: (B, d) unit vectors. pooled: (N, d). segments: (B, S) rows of it, the title first, -1 where there is none.
+    """
+    with torch.no_grad():  # a choice, not a quantity
+        near = torch.einsum("bd,bsd->bs", comments, _select(pooled, segments)).masked_fill(segments < 0, -2.0)
+        near[:, :1] = -2.0
+        best = near.topk(min(CLOSEST, near.shape[1]), dim=1)
+        return torch.cat([segments[:, :1], segments.gather(1, best.indices).masked_fill(best.values < -1.5, -1)], 1)
+
+
+def _select(values: Tensor, rows: Tensor) -> Tensor:
+    """`values[rows]`, in a quarter of the time; -1 is the last row."""
+    rows = torch.where(rows < 0, len(values) - 1, rows)
+    return values.index_select(0, rows.flatten()).view(*rows.shape, *values.shape[1:])
 
 
 #: What `Head` measures between a comment and its context; see `Head._compare`.
@@ -201,14 +231,14 @@ class Head(nn.Module):
         between = torch.einsum("bd,bsd->bs", thread.parent, thread.segments).masked_fill(~mask, -1.0).amax(-1) * known * replies
 
         said, weight = thread.comment_tokens, self._weight(thread.comment_tokens)
-        article, article_weight = thread.article_tokens, self._weight(thread.article_tokens)
-        met = _meet(said, article)
+        passages, passage_weight = thread.passages, self._weight(thread.passages)
+        met = passages.meet(said)
         covered = met.amax(-1).clamp(min=-0.2) * known[:, None]  # of each token of the comment, by the article
         shown = met.amax(1).clamp(min=-0.2)  # of each token of the article, by the comment
-        in_title, in_body = (article_weight * (thread.article_places == place) for place in (0, 1))
+        in_title, in_body = (passage_weight * (passages.places == place) for place in (0, 1))
         title_shown = _mean(shown, in_title)
         body_shown = torch.where(in_body.sum(-1) > 0, _mean(shown, in_body), title_shown)
-        answer = _meet(said, thread.parent_tokens)
+        answer = thread.parent_tokens.meet(said)
         parent_weight = self._weight(thread.parent_tokens)
         present = (said.ids >= 0).float()
         count = present.sum(-1)
@@ -242,16 +272,9 @@ class Head(nn.Module):
         vouched = to_parent * torch.where(known > 0, (2 * between).clamp(0, 1), 1.0)
         return torch.cat([4 * (cosines - 0.4), others], dim=-1), ranked, torch.maximum(nearest, vouched)
 
-    def _weight(self, tokens: Tokens) -> Tensor:
-        return self.informativeness[tokens.ids.clamp(min=0)] * (tokens.ids >= 0)
-
-
-def _meet(some: Tokens, others: Tokens) -> Tensor:
-    """Cosines (B, I, J) of tokens (B, I) and (B, J); -1 where either is none."""
-    if not (others.ids >= 0).any():
-        return some.vectors.new_full((*some.ids.shape, others.ids.shape[1]), -1.0, dtype=torch.float32)
-    met = (some.vectors @ others.vectors.transpose(1, 2)).float()
-    return met.masked_fill_((others.ids < 0)[:, None], -1.0).masked_fill_((some.ids < 0)[:, :, None], -1.0)
+    def _weight(self, tokens: Tokens | Context) -> Tensor:
+        ids = tokens.ids
+        return self.informativeness[ids.clamp(min=0)] * (ids >= 0)
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

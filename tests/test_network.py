@@ -54,23 +54,35 @@ def test_the_title_and_the_closest_sentences_meet_the_comment_token_by_token(tab
     thread = table.thread(torch.tensor([comment]), torch.tensor([-1]), torch.tensor([segments]), torch.zeros(1, SURFACE))
     similarity = table.pooled[segments[1:]] @ table.pooled[comment]
     expected = [5, *(segments[1 + place] for place in similarity.topk(CLOSEST).indices)]
-    there = thread.article_tokens.ids[0] >= 0
-    assert thread.article_tokens.vectors.shape[:2] == thread.article_places.shape == thread.article_tokens.ids.shape
+    passages = thread.passages
+    there = passages.ids[0] >= 0
+    assert passages.rows.shape == passages.places.shape == passages.ids.shape
     for place, text in enumerate(expected):
         start, length = int(table.starts[text]), int(table.lengths[text])
-        own = there & (thread.article_places[0] == place)
-        assert thread.article_tokens.ids[0][own].tolist() == table.ids[start : start + length].tolist()
-        assert torch.equal(thread.article_tokens.vectors[0][own], table.tokens[start : start + length])
+        own = there & (passages.places[0] == place)
+        assert passages.ids[0][own].tolist() == table.ids[start : start + length].tolist()
+        assert torch.equal(passages.vectors[passages.rows[0][own]], table.tokens[start : start + length])
     assert len(expected) == 1 + CLOSEST and there.sum() == sum(int(table.lengths[text]) for text in expected)
 
 
 def test_tokens_kept_in_half_precision_are_compared_in_full_and_judged_alike(head, table):
-    half = Table(table.pooled[:-1], table.tokens[:-1].half(), table.ids[:-1], table.lengths[:-1])
+    half = Table(table.pooled[:-1], table.tokens.half(), table.ids, table.lengths[:-1])
     rows = [0, 2, 3, 4], [-1, 3, 1, 0], [[1, 5, 3, 2], [1, 0, 5, 4], [4, 4, -1, -1], [5, -1, -1, -1]]
     (exact, ranked), (near, ranked_too) = judge(head, table, *rows), judge(head, half, *rows)
     assert torch.equal(ranked, ranked_too) and torch.allclose(exact, near, atol=0.01)
     thread = half.thread(torch.tensor([0]), torch.tensor([-1]), torch.tensor([[5, 3, 2]]), torch.zeros(1, SURFACE))
-    assert thread.article_tokens.vectors.dtype == thread.comment.dtype == torch.float32
+    assert thread.passages.meet(thread.comment_tokens).dtype == thread.comment.dtype == torch.float32
+
+
+def test_a_comment_meets_its_own_context_and_no_other(table):
+    rows = torch.tensor([0, 2, 3]), torch.tensor([-1, 3, -1]), torch.tensor([[1, 5, 3], [1, 5, 0], [4, -1, -1]])
+    thread = table.thread(*rows, torch.zeros(3, SURFACE))
+    met = thread.passages.meet(thread.comment_tokens)
+    assert met.shape == (*thread.comment_tokens.ids.shape, *thread.passages.rows.shape[1:])
+    start = lambda text: int(table.starts[text])
+    assert torch.isclose(met[1, 0, 0], table.tokens[start(2)] @ table.tokens[start(1)], atol=1e-6)
+    assert (met[2] == -1).all() and (met[0, 3:] == -1).all()  # no context; no token of the comment
+    assert (thread.parent_tokens.meet(thread.comment_tokens)[[0, 2]] == -1).all()
 
 
 def test_a_name_that_comment_and_article_share_brings_them_nearer():

@@ -109,6 +109,8 @@ def test_years_times_and_plain_words_are_no_contacts(text):
         ("Los jóvenes de dieciséis años ya trabajan y pagan impuestos en muchos lugares del país.", "es"),
         ("Мост закрыли на два года, а нам опять ничего не сказали", "ru"),
         ("این پل باید سالها پیش تعمیر میشد و همه مردم این را میدانند", "fa"),
+        ("This is what they have in it", "en"),
+        ("la casa is mine e this vida que vivimos todos los dias con mucho trabajo", "es"),
         ("Excellent", ""),
         ("lol", ""),
         ("👍👍", ""),

@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 from data import corpora
-from moderation.model import Moderator, find_encoder
+from moderation.model import Moderator, find_encoder, load_encoder
 from moderation.schema import LABELS, Article, Comment, UserError
 from training import calibrate
 from training.batches import Mix, mixed
@@ -25,7 +26,6 @@ from training.fit import Recipe, fingerprint, fit, gather
 @pytest.fixture(scope="module")
 def tiny_encoder(tmp_path_factory):
     """A two-layer BERT of width 32 with random weights and the real tokenizer."""
-    import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("encoder")
@@ -254,3 +254,24 @@ def test_what_is_told_apart_without_error_gets_no_probability_of_one():
     constants = calibrate.vector_scaling(np.where(np.eye(4)[truth] == 1, -0.01, -9.0), truth)
     scores = np.array([-0.01, -9.0, -9.0, -9.0]) * constants["scale"] + constants["bias"]
     assert 0.95 < np.exp(scores[0]) / np.exp(scores).sum() < 0.999
+
+
+def test_an_adapter_cut_from_a_full_training_judges_as_the_trained_encoder_did(recipe, threads, tmp_path, monkeypatch):
+    import training.fit
+
+    trained = {}
+    cut = training.fit._cut
+
+    def remembered(transformer, recipe):
+        trained.update({name: value.clone() for name, value in transformer.state_dict().items()})
+        return cut(transformer, recipe)
+
+    monkeypatch.setattr(training.fit, "_cut", remembered)
+    whole = replace(recipe, full=True, rank=64, learning_rate=1e-3)
+    model = fit(whole, gather(whole, None, threads), tmp_path / "model")
+    merged, base = model.encoder.transformer.state_dict(), load_encoder(recipe.encoder)[1].state_dict()
+    changed = [name for name in base if not torch.equal(trained[name], base[name])]
+    assert changed and all(name.endswith(".weight") and base[name].ndim == 2 for name in changed)
+    for name in changed:  # the rank is the matrices' own, so all of the change is in the adapter, but for its half precision
+        change = trained[name] - base[name]
+        assert torch.allclose(merged[name] - base[name], change, atol=0.01 * float(change.abs().max()))

@@ -48,9 +48,11 @@ class Recipe:
         head_epochs: passes that fit the head alone on the frozen encoder's vectors, so that a random head does not
             first destroy the encoder's sense of similarity (Kumar et al. 2022, arXiv:2202.10054).
         epochs: passes over the examples that train adapter and head together.
-        fit_rate: learning rate of the head alone. learning_rate: of the adapter; the head then learns at `head_rate`.
+        fit_rate: learning rate of the head alone. learning_rate: of the encoder; the head then learns at `head_rate`.
         contrast: weight of the contrastive loss that keeps a comment nearer its own thread than the batch's others.
         rank: of the LoRA adapter (Hu et al. 2021, arXiv:2106.09685); 0 trains the head alone.
+        full: whether all matrices of the encoder's layers train, and the adapter is cut from how they changed, instead of being
+            what trains.
         group_size: comments of one article in a batch.
         gold: weight of one real comment labelled by hand (gold-train and data/labels); 0 leaves them out.
         threads: the same for our own threads.
@@ -70,6 +72,7 @@ class Recipe:
     warmup: float = 0.06
     contrast: float = 0.3
     rank: int = 16
+    full: bool = False
     dropout: float = 0.2
     hidden: int = 64
     group_size: int = 4
@@ -245,6 +248,8 @@ def fit(
     trained = accelerator.unwrap_model(network)
     batches = int(accelerator.reduce(torch.tensor(len(losses), device=accelerator.device)))  # of all processes
     if accelerator.is_main_process:
+        if recipe.rank and recipe.full:
+            trained.transformer = _cut(trained.transformer, recipe).to(accelerator.device)
         if recipe.epochs and start is None:
             # Relevance is judged better by a part fitted anew on the adapted encoder, spam and effort by those trained along.
             trained.head.forget_relevance()
@@ -289,14 +294,50 @@ class _Network(torch.nn.Module):
 def _adapt(encoder: Encoder, recipe: Recipe, start: Path | None) -> torch.nn.Module:
     if not recipe.rank:
         return encoder.transformer.requires_grad_(False)
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel, get_peft_model
 
+    if recipe.full:
+        whole = encoder.transformer
+        if start is not None:
+            whole = PeftModel.from_pretrained(whole, str(start / "adapter")).merge_and_unload()
+        whole.requires_grad_(False)
+        for module in whole.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight.requires_grad_(True)
+        return whole
     # The frozen weights are kept as the matrix units take them; autocast would convert them anew in every pass.
     frozen = encoder.transformer.to(torch.bfloat16)
     if start is not None:
         return PeftModel.from_pretrained(frozen, str(start / "adapter"), is_trainable=True)
-    config = LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", bias="none")
-    return get_peft_model(frozen, config)
+    return get_peft_model(frozen, _lora(recipe))
+
+
+def _lora(recipe: Recipe):
+    from peft import LoraConfig
+
+    return LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules="all-linear", bias="none")
+
+
+def _cut(transformer: torch.nn.Module, recipe: Recipe) -> torch.nn.Module:
+    """The encoder with the adapter that comes nearest to how its matrices changed: their truncated SVD (Eckart & Young 1936)."""
+    from peft import get_peft_model
+    from peft.tuners.lora import LoraLayer
+
+    changed = {name: value.detach().float().cpu() for name, value in transformer.state_dict().items()}
+    adapted = get_peft_model(load_encoder(recipe.encoder, attention="eager")[1], _lora(recipe))
+    for name, layer in adapted.base_model.model.named_modules():
+        if isinstance(layer, LoraLayer):
+            change = changed[f"{name}.weight"] - layer.get_base_layer().weight
+            left, size, right = torch.linalg.svd(change.detach(), full_matrices=False)
+            root = size[: recipe.rank].sqrt()
+            with torch.no_grad():
+                for (part,), value in (
+                    (layer.lora_A.values(), root[:, None] * right[: recipe.rank]),
+                    (layer.lora_B.values(), left[:, : recipe.rank] * root),
+                ):
+                    part.weight.zero_()
+                    part.weight[: value.shape[0], : value.shape[1]] = value  # a narrow matrix has a lower rank
+    return adapted.eval()
 
 
 def _identity(recipe: Recipe, material: Material, processes: int) -> str:

@@ -101,7 +101,7 @@ class Vectors:
     def informativeness(self, vocabulary: int) -> torch.Tensor:
         """Inverse document frequency (V,) of every token over the texts (Spärck Jones 1972), at most that of two texts."""
         texts = torch.repeat_interleave(torch.arange(len(self.table.lengths)), self.table.lengths)
-        pairs = torch.unique(torch.stack([texts, self.table.ids[:-1]]), dim=1)
+        pairs = torch.unique(torch.stack([texts, self.table.ids]), dim=1)
         frequency = torch.bincount(pairs[1], minlength=vocabulary)[:vocabulary].clamp(min=2)
         return torch.log((len(self.table.lengths) + 1) / frequency.float())
 
