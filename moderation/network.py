@@ -61,7 +61,7 @@ class Context(NamedTuple):
             others = _select(self.vectors, self.rows[few, :width]).to(some.vectors.dtype)
             met = some.vectors[few] @ others.transpose(1, 2)
             parts.append(F.pad(met, (0, self.rows.shape[1] - width)))
-        whole = torch.cat(parts)
+        whole = torch.cat(parts).float()
         return whole.masked_fill_((self.rows < 0)[:, None], -1.0).masked_fill_((some.ids < 0)[:, :, None], -1.0)
 
 
