@@ -27,7 +27,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import orjson
 
@@ -63,8 +63,7 @@ class Summary:
 
     Attributes:
         rows: comments scored; set_aside: rows that could not be read; resumed: how many of both an earlier run had done.
-        labels, actions: counts. flagged: up to `SHOWN` rows that are not approved, the most certain first.
-        reasons: why rows were set aside, with counts.
+        labels, actions: counts. reasons: why rows were set aside, with counts.
     """
 
     out: Path | str
@@ -75,8 +74,28 @@ class Summary:
     labels: Counter[str] = field(default_factory=Counter)
     actions: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    flagged: list[dict] = field(default_factory=list)
     rejects: Path | str | None = None
+    _top: list[tuple[float, int, Mapping]] = field(default_factory=list, repr=False)
+
+    @property
+    def flagged(self) -> list[Mapping]:
+        """Up to `SHOWN` rows that are not approved, the most certain first."""
+        return [row for _, _, row in sorted(self._top, key=lambda entry: entry[:2], reverse=True)]
+
+    def count(self, row: Mapping) -> None:
+        """One more row of the output."""
+        self.rows += 1
+        self.labels[row["label"]] += 1
+        self.actions[row["action"]] += 1
+        if row["action"] != "approve":
+            certainty = row["p_" + row["label"].replace("-", "_")] - (row["label"] == "on-topic")
+            entry = (certainty, -self.rows, row)
+            (heapq.heappush if len(self._top) < SHOWN else heapq.heappushpop)(self._top, entry)
+
+    def count_reject(self, row: Mapping) -> None:
+        """One more row set aside."""
+        self.set_aside += 1
+        self.reasons[row["reason"]] += 1
 
 
 def score(
@@ -136,8 +155,8 @@ def score(
         spool.take_up(reading)
         progress(spool.items)
         with closing(_ahead(_chunks(spool.rest), lambda chunk: _label(chunk, moderator.current(), policy))) as done:
-            for chunk, lines in done:
-                spool.commit(chunk, lines)
+            for chunk, rows, lines in done:
+                spool.commit(chunk, rows, lines)
                 progress(spool.items)
         summary = spool.publish()
     summary.seconds = time.monotonic() - started
@@ -149,6 +168,14 @@ def own_files(out: Path) -> tuple[Path, Path, Path]:
     return out, out.with_name(out.name + ".rejects.jsonl"), out.with_name(out.name + ".partial")
 
 
+class Labelled(NamedTuple):
+    """A chunk, the output rows of its comments, and the same as lines of JSON."""
+
+    chunk: Sequence[Comment | Reject]
+    rows: Sequence[Mapping]
+    lines: Sequence[bytes]
+
+
 class _Spool:
     """The folder `OUT.partial/`: rows.jsonl, rejects.jsonl and the journal that says what of them counts."""
 
@@ -156,7 +183,8 @@ class _Spool:
         self.out = out
         self.identity = identity
         _, self.rejects, self.folder = own_files(out)
-        self.items = self.resumed = 0
+        self.items = 0
+        self.summary = Summary(out)
         self.rest: Iterator[Comment | Reject] = iter(())
         self._digest = hashlib.blake2b(digest_size=16)
         self._rows: IO[bytes]
@@ -199,7 +227,7 @@ class _Spool:
                 for item in itertools.islice(self.rest, entry["items"]):
                     self._digest.update(_key(item))
             if self._digest.hexdigest() == entry["digest"]:
-                self.items = self.resumed = entry["items"]
+                self.items = self.summary.resumed = entry["items"]
             else:
                 self._digest = hashlib.blake2b(digest_size=16)
                 entry = None
@@ -207,6 +235,18 @@ class _Spool:
         self._rows.truncate(entry["rows"] if entry else 0)
         self._rejects.truncate(entry["rejects"] if entry else 0)
         self._journal.truncate(entry["end"] if entry else 0)
+        if entry:
+            for row in self._kept("rows.jsonl"):
+                self.summary.count(row)
+            for row in self._kept("rejects.jsonl"):
+                self.summary.count_reject(row)
+
+    def _kept(self, name: str) -> Iterator[dict]:
+        with (self.folder / name).open("rb") as lines:
+            try:
+                yield from map(orjson.loads, lines)
+            except orjson.JSONDecodeError as error:
+                raise OutputError(f"{self.folder / name}: damaged ({error}); remove the folder {self.folder} and start again") from error  # fmt: skip
 
     def _last_entry(self) -> dict | None:
         entry, end = None, 0
@@ -224,11 +264,11 @@ class _Spool:
             return None  # the journal promises more than the disk kept
         return entry
 
-    def commit(self, chunk: Sequence[Comment | Reject], rows: Sequence[bytes]) -> None:
+    def commit(self, chunk: Sequence[Comment | Reject], rows: Sequence[Mapping], lines: Sequence[bytes]) -> None:
         """Append a chunk's rows and rejects, make them durable, and only then say so in the journal."""
-        rejects = [_line(item.to_row()) for item in chunk if isinstance(item, Reject)]
-        for file, lines in ((self._rows, rows), (self._rejects, rejects)):
-            file.write(b"".join(lines))
+        rejects = [item.to_row() for item in chunk if isinstance(item, Reject)]
+        for file, some in ((self._rows, lines), (self._rejects, map(_line, rejects))):
+            file.write(b"".join(some))
             file.flush()
             os.fsync(file.fileno())
         for item in chunk:
@@ -244,19 +284,19 @@ class _Spool:
         self._journal.write(json.dumps(entry).encode() + b"\n")
         self._journal.flush()
         os.fsync(self._journal.fileno())
+        for row in rows:
+            self.summary.count(row)
+        for row in rejects:
+            self.summary.count_reject(row)
 
     def publish(self) -> Summary:
         """Turn the spool into the output files, count them against the input, and move them into place."""
-        summary = Summary(self.out, resumed=self.resumed)
+        summary = self.summary
         finished = self.folder / ("finished" + self.out.suffix)
-        _write(self._counted(summary), finished)
-        with (self.folder / "rejects.jsonl").open("rb") as lines:
-            for line in lines:
-                summary.set_aside += 1
-                summary.reasons[json.loads(line)["reason"]] += 1
-        if summary.rows + summary.set_aside != self.items:
+        written = self._finish(finished)
+        if written != summary.rows or written + summary.set_aside != self.items:
             raise OutputError(
-                f"{self.out}: {self.items} rows were read but {summary.rows} scored and {summary.set_aside} set aside; "
+                f"{self.out}: {self.items} rows were read but {written} scored and {summary.set_aside} set aside; "
                 f"the folder {self.folder} is damaged, remove it and start again"
             )
         if summary.set_aside:
@@ -270,20 +310,16 @@ class _Spool:
         os.replace(finished, self.out)
         return summary
 
-    def _counted(self, summary: Summary) -> Iterator[dict]:
-        top: list[tuple[float, int, dict]] = []
-        with (self.folder / "rows.jsonl").open("rb") as lines:
-            for line in lines:
-                row = orjson.loads(line)
-                summary.rows += 1
-                summary.labels[row["label"]] += 1
-                summary.actions[row["action"]] += 1
-                if row["action"] != "approve":
-                    certainty = row["p_" + row["label"].replace("-", "_")] - (row["label"] == "on-topic")
-                    entry = (certainty, -summary.rows, row)
-                    (heapq.heappush if len(top) < SHOWN else heapq.heappushpop)(top, entry)
-                yield row
-        summary.flagged = [row for _, _, row in sorted(top, key=lambda entry: entry[:2], reverse=True)]
+    def _finish(self, path: Path) -> int:
+        """Write the rows in the output's format; returns how many there are."""
+        if path.suffix != ".jsonl":
+            return _write(self._kept("rows.jsonl"), path)
+        written = 0  # as they are: to read and write each again took a fiftieth of a run's time
+        with (self.folder / "rows.jsonl").open("rb") as source, path.open("wb") as target:
+            while block := source.read(1 << 20):
+                target.write(block)
+                written += block.count(b"\n")
+        return written
 
 
 def _key(item: Comment | Reject) -> bytes:
@@ -309,17 +345,16 @@ def _chunks(items: Iterator[Comment | Reject]) -> Iterator[list[Comment | Reject
         yield chunk
 
 
-def _label(chunk: Sequence[Comment | Reject], moderator: Moderator, policy: Policy | None) -> list[bytes]:
-    """The output lines of a chunk's comments."""
+def _label(chunk: Sequence[Comment | Reject], moderator: Moderator, policy: Policy | None) -> Labelled:
+    """A chunk with the rows of its comments, and the same as lines."""
     comments = [item for item in chunk if isinstance(item, Comment)]
     verdicts = moderator.predict(comments, policy)
-    return [_line(comment.to_row() | verdict.to_row()) for comment, verdict in zip(comments, verdicts, strict=True)]
+    rows = [comment.to_row() | verdict.to_row() for comment, verdict in zip(comments, verdicts, strict=True)]
+    return Labelled(chunk, rows, list(map(_line, rows)))
 
 
-def _ahead(
-    chunks: Iterator[list[Comment | Reject]], judge: Callable[[list[Comment | Reject]], list[bytes]]
-) -> Iterator[tuple[list[Comment | Reject], list[bytes]]]:
-    """Chunks with their output lines, in the order of the input; while one is written, others are read and judged.
+def _ahead(chunks: Iterator[list[Comment | Reject]], judge: Callable[[list[Comment | Reject]], Labelled]) -> Iterator[Labelled]:
+    """Chunks as they are judged, in the order of the input; while one is written, others are read and judged.
 
     Where reading fails, what was read before is still handed on.
     """
@@ -330,7 +365,7 @@ def _ahead(
     # One worker more than cores: while Python prepares one chunk, the encoder is busy with others. Python itself keeps no
     # more than a few cores busy, and each chunk takes memory.
     workers = min(cores(), 8) + 1
-    waiting: deque[tuple[list[Comment | Reject], Future[list[bytes]]]] = deque()
+    waiting: deque[Future[Labelled]] = deque()
     failure: InputError | None = None
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the workers are the parallelism; threads within them would only wait for each other
@@ -345,10 +380,9 @@ def _ahead(
                     chunk, failure = None, error
                 more = chunk is not None
                 if chunk is not None:
-                    waiting.append((chunk, pool.submit(judge, chunk)))
+                    waiting.append(pool.submit(judge, chunk))
             if waiting:
-                chunk, future = waiting.popleft()
-                yield chunk, future.result()
+                yield waiting.popleft().result()
         if failure:
             raise failure
     finally:
@@ -360,16 +394,16 @@ def _line(row: Mapping) -> bytes:
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _write(rows: Iterable[dict], path: Path) -> None:
-    if path.suffix == ".jsonl":
-        with path.open("wb") as file:
-            file.writelines(map(_line, rows))
-    elif path.suffix == ".csv":
+def _write(rows: Iterable[dict], path: Path) -> int:
+    """Write rows as CSV or Parquet; returns how many there were."""
+    written = 0
+    if path.suffix == ".csv":
         with path.open("w", encoding="utf-8-sig", newline="") as file:
             writer = csv.DictWriter(file, _FIELDS)
             writer.writeheader()
             for row in rows:
                 writer.writerow({name: neutralise(cell) if isinstance(cell := row[name], str) else cell for name in _FIELDS})
+                written += 1
     else:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -379,6 +413,8 @@ def _write(rows: Iterable[dict], path: Path) -> None:
             rows = iter(rows)
             while batch := list(itertools.islice(rows, 10_000)):
                 writer.write_table(pa.Table.from_pylist(batch, schema))
+                written += len(batch)
+    return written
 
 
 def _sync(path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from moderation.readers import read_comments
 from moderation.readers.columns import neutralise, restore
 from moderation.schema import LABELS, ROW_FIELDS, VERDICT_FIELDS, Comment, UserError
-from moderation.score import InputError, OutputError, _ahead, score
+from moderation.score import SHOWN, InputError, Labelled, OutputError, _ahead, score
 
 
 def rows_of(path):
@@ -175,6 +175,32 @@ def test_an_interrupted_run_goes_on_when_its_output_is_in_the_scored_folder(mode
     assert (summary.rows, summary.resumed, summary.set_aside) == (1100, 1024, 0)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_the_summary_of_an_interrupted_run_counts_all_of_it(moderator, tmp_path, suffix):
+    texts = [f"Buy cheap pills at www.pills-{number}.top" if number % 5 else "" for number in range(700)]
+    source = write_table(tmp_path / "in.csv", texts + [f"Bridge {number} is too narrow." for number in range(400)])
+    straight = score([source], tmp_path / f"straight{suffix}", moderator)
+    with pytest.raises(Stopped):
+        score([source], tmp_path / f"out{suffix}", moderator, progress=stop_at_1024)
+    summary = score([source], tmp_path / f"out{suffix}", moderator)
+    assert (summary.rows, summary.set_aside, summary.resumed) == (960, 140, 1024)
+    for name in ("labels", "actions", "reasons", "flagged"):
+        assert getattr(summary, name) == getattr(straight, name)
+    assert (tmp_path / f"out{suffix}").read_bytes() == (tmp_path / f"straight{suffix}").read_bytes()
+    assert len(summary.flagged) == SHOWN and all(row["action"] != "approve" for row in summary.flagged)
+
+
+def test_a_damaged_folder_of_an_interrupted_run_is_named(moderator, tmp_path):
+    source = write_table(tmp_path / "in.csv", [f"Bridge {number}" for number in range(1100)])
+    with pytest.raises(Stopped):
+        score([source], tmp_path / "out.jsonl", moderator, progress=stop_at_1024)
+    rows = tmp_path / "out.jsonl.partial" / "rows.jsonl"
+    for damage in (b"not a row", b"\n"):
+        rows.write_bytes(rows.read_bytes().replace(b"{", damage, 1))
+        with pytest.raises(OutputError, match=r"damaged.*remove"):
+            score([source], tmp_path / "out.jsonl", moderator)
+
+
 def test_an_interrupted_run_on_other_standard_input_starts_anew(moderator, tmp_path, monkeypatch):
     def stdin(word):
         rows = "".join(json.dumps({"comment_text": f"{word} {number}"}) + "\n" for number in range(1100))
@@ -210,13 +236,12 @@ def test_what_was_read_before_the_input_broke_is_handed_on_in_its_order():
 
     def judge(chunk):
         time.sleep(0.02 * (chunk[0] % 3 == 0))  # some take longer than those behind them
-        return [b"%d" % chunk[0]]
+        return Labelled(chunk, [], [b"%d" % chunk[0]])
 
     done = []
     with pytest.raises(InputError, match="broken"):
-        for chunk, lines in _ahead(chunks(), judge):
-            done.append((chunk, lines))
-    assert done == [([number], [b"%d" % number]) for number in range(9)]
+        done.extend(_ahead(chunks(), judge))
+    assert done == [([number], [], [b"%d" % number]) for number in range(9)]
 
 
 def test_input_that_cannot_be_read_leaves_nothing_behind(moderator, tmp_path):
