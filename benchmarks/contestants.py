@@ -89,7 +89,8 @@ def _limit(rows: Rows, folder: Path, with_head: bool = True) -> tuple[Work, Call
 
     from moderation import Moderator
     from moderation import text as encoding
-    from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, plan
+    from moderation.batching import plan
+    from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS
 
     moderator = Moderator.from_pretrained()
     encoder = moderator.encoder

@@ -11,17 +11,17 @@ import hashlib
 import importlib.util
 import itertools
 import json
-import math
 import os
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moderation import text as encoding
+from moderation.batching import LAYOUT, Batch, Encoded, plan, regrouped
 from moderation.policy import Policy
 from moderation.reason import UNSUPPORTED_LANGUAGE, explain
 from moderation.schema import LABELS, Article, Comment, UserError, Verdict
@@ -37,12 +37,8 @@ DEFAULT_MODEL = Path(__file__).parent / "weights"
 
 #: Token limits of the three kinds of text.
 COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS = 128, 96, 64
-#: What a pass of the encoder costs besides its tokens, in tokens.
-PASS = 12
 #: Bytes of encoded articles that are kept; one of twenty sentences takes about 400 kB.
 CACHED_ARTICLE_BYTES = 128 << 20
-#: Comments that are laid out for the head at a time, with the tokens of their articles' closest sentences: some megabytes.
-LAYOUT = 48
 #: Articles that are encoded before the comments under them; of more, those of a batch at a time.
 AHEAD = 64
 
@@ -84,37 +80,13 @@ def load_encoder(name: str, attention: str | None = None):
     return tokenizer, encoder.eval()
 
 
-class Encoded(NamedTuple):
-    """One encoded text: its unit vector (d,) float32, unit vectors (T, d) float16 of its tokens, their numbers (T,)."""
+def middle_out(ids: list[int], max_tokens: int) -> list[int]:
+    """A text's tokens without its middle where they are too many.
 
-    vector: np.ndarray
-    tokens: np.ndarray
-    ids: np.ndarray
-
-
-class Batch(NamedTuple):
-    """The texts of one pass: unit vectors (B, d) float32, unit vectors (B, T, d) of their tokens, and their numbers (B, T), -1
-    where there is none (padding, what the tokenizer adds)."""
-
-    vectors: np.ndarray
-    tokens: np.ndarray
-    ids: np.ndarray
-
-    @classmethod
-    def of(cls, texts: Sequence[Encoded]) -> Batch:
-        """Texts that were encoded one by one, laid out together."""
-        ids = np.full((len(texts), max(1, max(len(text.ids) for text in texts))), -1)
-        tokens = np.zeros((*ids.shape, texts[0].vector.shape[0]), dtype=np.float16)
-        for row, text in enumerate(texts):
-            ids[row, : len(text.ids)] = text.ids
-            tokens[row, : len(text.ids)] = text.tokens
-        return cls(np.stack([text.vector for text in texts]), tokens, ids)
-
-    def texts(self) -> Iterator[Encoded]:
-        """Each text by itself. Copies: a view would keep the arrays of the whole batch alive."""
-        for vector, tokens, ids in zip(self.vectors, self.tokens, self.ids, strict=True):
-            plain = ids >= 0
-            yield Encoded(vector.copy(), tokens[plain].astype(np.float16, copy=False), ids[plain])
+    A lure likes to stand at the end of a long comment, so the last quarter of the tokens is taken from there.
+    """
+    tail = max_tokens // 4
+    return ids if len(ids) <= max_tokens else ids[: max_tokens - tail] + ids[-tail:]
 
 
 class Encoder:
@@ -199,77 +171,6 @@ class Encoder:
             padded = np.zeros((*ids.shape, tokens.shape[1]), dtype=tokens.dtype)
             padded[ids >= 0] = tokens
             yield Batch(vectors, padded, ids)
-
-
-def _regrouped(batches: Iterable[tuple[list[int], Batch]]) -> Iterator[tuple[list[int], Batch]]:
-    """Batches of the encoder's, neighbours joined while they are small: a group costs the head something whatever its size."""
-    held: list[tuple[list[int], Batch]] = []
-    for chosen, batch in batches:
-        if held and sum(len(those) for those, _ in held) + len(chosen) > LAYOUT:
-            yield _joined(held)
-            held = []
-        held.append((chosen, batch))
-    if held:
-        yield _joined(held)
-
-
-def _joined(batches: Sequence[tuple[list[int], Batch]]) -> tuple[list[int], Batch]:
-    if len(batches) == 1:
-        return batches[0]
-    count, longest = sum(len(chosen) for chosen, _ in batches), max(batch.ids.shape[1] for _, batch in batches)
-    width = batches[0][1].vectors.shape[1]
-    whole = Batch(
-        np.concatenate([batch.vectors for _, batch in batches]),
-        np.zeros((count, longest, width), dtype=batches[0][1].tokens.dtype),
-        np.full((count, longest), -1),
-    )
-    start = 0
-    for chosen, batch in batches:
-        part = slice(start, start + len(chosen)), slice(0, batch.ids.shape[1])
-        whole.tokens[part], whole.ids[part] = batch.tokens, batch.ids
-        start += len(chosen)
-    return [index for chosen, _ in batches for index in chosen], whole
-
-
-def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Batches of indices, shortest texts first: at most `budget` tokens with padding (or one text), with as little padding as is
-    worth a pass of its own (`PASS`): the cheapest division of the lengths into ranges, by dynamic programming."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    counts = Counter(lengths)
-    sizes = sorted(counts)
-    best: list[tuple[float, int]] = [(0.0, 0)]  # cost of the texts up to a size, and where the last range begins
-    for end in range(1, len(sizes) + 1):
-        size, texts = sizes[end - 1], 0
-        found = (math.inf, 0)
-        for start in range(end - 1, -1, -1):
-            texts += counts[sizes[start]]
-            passes = -(-texts // max(1, budget // max(1, size)))
-            found = min(found, (best[start][0] + texts * size + PASS * passes, start))
-        best.append(found)
-    ranges = []
-    end = len(sizes)
-    while end:
-        start = best[end][1]
-        ranges.append((sizes[end - 1], sum(counts[size] for size in sizes[start:end])))
-        end = start
-    batches, at = [], 0
-    for size, texts in reversed(ranges):
-        most = max(1, budget // max(1, size))
-        passes = -(-texts // most)
-        for number in range(passes):  # of like size, lest the last be a small one
-            stop = at + (texts * (number + 1)) // passes - (texts * number) // passes
-            batches.append(order[at:stop])
-            at = stop
-    return batches
-
-
-def middle_out(ids: list[int], max_tokens: int) -> list[int]:
-    """A text's tokens without its middle where they are too many.
-
-    A lure likes to stand at the end of a long comment, so the last quarter of the tokens is taken from there.
-    """
-    tail = max_tokens // 4
-    return ids if len(ids) <= max_tokens else ids[: max_tokens - tail] + ids[-tail:]
 
 
 def _has_bfloat16(device) -> bool:
@@ -403,7 +304,7 @@ class Moderator:
             places.setdefault(view.comment, []).append(place)
         texts = list(places)
         # What comes from the encoder is judged while that works on the next batches.
-        for chosen, batch in _regrouped(self.encoder.encode_batches(texts, COMMENT_TOKENS)):
+        for chosen, batch in regrouped(self.encoder.encode_batches(texts, COMMENT_TOKENS)):
             pairs = [(row, place) for row, index in enumerate(chosen) for place in places[texts[index]]]
             for start in range(0, len(pairs), LAYOUT):
                 rows, those = map(list, zip(*pairs[start : start + LAYOUT], strict=True))

@@ -33,7 +33,8 @@ from typing import Any
 
 import numpy as np
 
-from moderation.model import SEGMENT_TOKENS, Batch, Encoder, cores, middle_out
+from moderation.batching import Batch
+from moderation.model import SEGMENT_TOKENS, Encoder, cores, middle_out
 from moderation.quantise import quantise, session
 from moderation.schema import Article, Comment
 

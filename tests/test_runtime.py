@@ -11,7 +11,6 @@ import pytest
 from conftest import ROOT, SAMPLES
 
 from moderation import Article, Comment, Moderator
-from moderation.model import plan
 from moderation.readers import read_comments
 from moderation.runtime import CompiledEncoder
 
@@ -99,16 +98,6 @@ def test_without_a_place_for_the_cache_pytorch_runs_the_encoder(tmp_path, monkey
     monkeypatch.delenv("MODERATION_RUNTIME", raising=False)
     [verdict] = Moderator.from_pretrained().predict([Comment("Half my customers walk over it.", article=THREAD)])
     assert verdict.label == "on-topic" and "cannot be compiled" in caplog.text
-
-
-def test_batches_hold_every_text_once_within_budget_and_hardly_padded():
-    random = np.random.default_rng(0)
-    lengths = np.minimum(128, random.lognormal(3, 0.8, 2000).astype(int) + 3).tolist()
-    batches = plan(lengths, 1024)
-    assert sorted(index for batch in batches for index in batch) == list(range(2000))
-    cells = [len(batch) * max(lengths[index] for index in batch) for batch in batches]
-    assert max(cells) <= 1024 and 1 - sum(lengths) / sum(cells) < 0.05
-    assert plan([5000], 1024) == [[0]] and plan([], 1024) == []
 
 
 def test_the_comments_it_is_proven_on_are_not_trained_on():

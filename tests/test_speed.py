@@ -58,7 +58,8 @@ def test_contestants_take_turns_on_the_same_rows_and_every_figure_is_written(tmp
     assert [one["rows"] for one in results["growth"]] == [20, 60]
     kept = json.loads((tmp_path / "growth.json").read_text())
     assert [kept[size] for size in ("20", "60")] == results["growth"], "a run that is interrupted goes on from there"
-    assert all(0 <= results["contest"][name]["padding"] < 0.5 for name in ("ours", "limit"))
+    # All texts packed together need no more padding than the same texts chunk by chunk.
+    assert 0 <= results["contest"]["limit"]["padding"] <= results["contest"]["ours"]["padding"] < 0.5
     assert (tmp_path / "speed.png").stat().st_size > 5000 and (tmp_path / "table.md").read_text() == speed.table(results)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moderation.model import Batch, Encoded, Encoder, Moderator, find_encoder, plan
+from moderation.batching import Batch, Encoded, plan
+from moderation.model import Encoder, Moderator, find_encoder
 from moderation.schema import UserError
 
 #: Texts that are encoded before they are written down: what a kill can lose.

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, Encoded, Encoder
+from moderation.batching import Encoded
+from moderation.model import COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS, Encoder
 from moderation.network import N_SIMILARITIES, Head, Measured, Table, chain
 from moderation.text import MAX_SENTENCES, view
 from training.examples import Example
