@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,6 +61,7 @@ def _counting(moderator) -> Callable[[], float]:
 
 def _score(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
     from moderation import Moderator
+    from moderation.articles import Articles
     from moderation.score import score
 
     source = folder / f"{len(rows)}.jsonl"
@@ -67,9 +69,10 @@ def _score(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
     moderator = Moderator.from_pretrained()
     padding = _counting(moderator)
 
+    runs = itertools.count()
+
     def work() -> None:
-        moderator._articles.clear()  # every run encodes its articles
-        moderator._article_bytes = 0
+        moderator.articles = Articles(folder / "articles" / str(next(runs)))  # every run encodes its articles, and keeps them
         score([source], folder / f"{len(rows)}.out.jsonl", moderator)
 
     return work, padding
@@ -77,8 +80,10 @@ def _score(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
 
 def _predict(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
     from moderation import Moderator
+    from moderation.articles import Articles
 
     moderator, comments = Moderator.from_pretrained(), comments_of(rows)
+    moderator.articles = Articles()  # none that an earlier run left
     padding = _counting(moderator)
     return lambda: [moderator.predict(comments[start : start + 1024]) for start in range(0, len(rows), 1024)], padding
 

@@ -196,12 +196,14 @@ def _grown(rows: Rows, count: int, folder: Path, kept: Path) -> dict:
 
 def _growth(source: Path) -> dict:
     from moderation import Moderator
+    from moderation.articles import Articles
     from moderation.cli import quiet
     from moderation.score import score
     from moderation.text import detect_language
 
     quiet()
     moderator = Moderator.from_pretrained()
+    moderator.articles = Articles(source.parent / "articles" / source.stem)  # none that an earlier run left
     detect_language("What is loaded at first use is loaded before the clock starts.")
 
     def progress(done: int) -> None:
@@ -251,6 +253,7 @@ def _latency(rows: Rows, count: int) -> dict:
 
     quiet()
     from moderation import Moderator
+    from moderation.articles import Articles
 
     moderator = Moderator.from_pretrained()
     comments = comments_of(rows[:: max(1, len(rows) // count)])[:count]
@@ -270,7 +273,7 @@ def _latency(rows: Rows, count: int) -> dict:
         times = []
         for comment in some:
             if name == "new":
-                moderator._articles.clear()
+                moderator.articles = Articles()
             started = time.perf_counter()
             moderator.predict([comment])
             times.append(1000 * (time.perf_counter() - started))

@@ -12,8 +12,6 @@ import importlib.util
 import itertools
 import json
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moderation import text as encoding
+from moderation.articles import Articles
 from moderation.batching import LAYOUT, Batch, Encoded, plan, regrouped
 from moderation.policy import Policy
 from moderation.reason import UNSUPPORTED_LANGUAGE, explain
@@ -37,8 +36,6 @@ DEFAULT_MODEL = Path(__file__).parent / "weights"
 
 #: Token limits of the three kinds of text.
 COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS = 128, 96, 64
-#: Bytes of encoded articles that are kept; one of twenty sentences takes about 400 kB.
-CACHED_ARTICLE_BYTES = 128 << 20
 #: Articles that are encoded before the comments under them; of more, those of a batch at a time.
 AHEAD = 64
 
@@ -94,6 +91,8 @@ class Encoder:
 
     #: Tokens in one forward pass: enough to keep two cores busy, small enough for their caches.
     token_budget = 4096
+    #: Where articles that it encoded are kept from run to run; nowhere if None.
+    articles_folder: Path | None = None
     #: Whether to stay in float32 also where the processor multiplies bfloat16 natively.
     exact = False
 
@@ -195,9 +194,7 @@ class Moderator:
         calibration = manifest["calibration"]
         self._scale = np.asarray(calibration["scale"], dtype=np.float64)
         self._bias = np.asarray(calibration["bias"], dtype=np.float64)
-        self._articles: OrderedDict[tuple[str, ...], list[Encoded]] = OrderedDict()
-        self._article_bytes = 0
-        self._lock = threading.Lock()
+        self.articles = Articles(encoder.articles_folder)
 
     @classmethod
     def from_pretrained(
@@ -381,25 +378,16 @@ class Moderator:
         return dict(zip(distinct, self.encoder.encode_tokens(distinct, max_tokens), strict=True)) if distinct else {}
 
     def _encode_articles(self, wanted: Mapping[tuple[str, ...], None]) -> dict[tuple[str, ...], list[Encoded]]:
-        """Encoded segments by article; an article is encoded once and kept, the least recently used go first."""
-        found: dict[tuple[str, ...], list[Encoded]] = {}
-        with self._lock:
-            for segments in wanted.keys() & self._articles.keys():
-                found[segments] = self._articles[segments]
-                self._articles.move_to_end(segments)
+        """Encoded segments by article; an article is encoded once and kept."""
+        found = self.articles.get(wanted.keys())
         missing = [segments for segments in wanted if segments and segments not in found]
         flat = self._encode_distinct([segment for segments in missing for segment in segments], SEGMENT_TOKENS)
-        for segments in missing:
-            # Copies: a slice would keep the arrays of its whole batch alive.
-            found[segments] = [Encoded(*(array.copy() for array in flat[segment])) for segment in segments]
-        with self._lock:
-            for segments in missing:
-                if segments not in self._articles:  # else another thread was quicker
-                    self._articles[segments] = found[segments]
-                    self._article_bytes += _size(found[segments])
-            while self._article_bytes > CACHED_ARTICLE_BYTES and len(self._articles) > 1:
-                self._article_bytes -= _size(self._articles.popitem(last=False)[1])
-        return found
+        # Copies: a slice would keep the arrays of its whole batch alive.
+        encoded = {
+            segments: [Encoded(*(array.copy() for array in flat[segment])) for segment in segments] for segments in missing
+        }
+        self.articles.put(encoded)
+        return found | encoded
 
 
 def cores() -> int:
@@ -407,10 +395,6 @@ def cores() -> int:
     if os.environ.get("MODERATION_CORES", "").isdecimal():
         return max(1, int(os.environ["MODERATION_CORES"]))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _size(article: list[Encoded]) -> int:
-    return sum(array.nbytes for segment in article for array in segment)
 
 
 def read_manifest(folder: Path) -> dict:

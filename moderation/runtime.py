@@ -9,7 +9,8 @@ starts need neither transformers nor peft:
     $MODERATION_CACHE (else $XDG_CACHE_HOME/moderation, else ~/.cache/moderation) / compiled / KEY /
         encoder.onnx, tokenizer.json, compiled.json (what was measured, checksums)
 
-It may be removed at any time; what is damaged is made anew; where nothing can be written, PyTorch runs the encoder.
+Beside it, in articles / KEY /, lie the articles that the encoder has read (`moderation.articles`). All of it may be removed at any
+time; what is damaged is made anew; where nothing can be written, PyTorch runs the encoder.
 """
 
 from __future__ import annotations
@@ -167,7 +168,11 @@ def calibration_comments() -> list[Comment]:
 
 def _open(folder: Path) -> CompiledEncoder | None:
     facts = json.loads((folder / "compiled.json").read_text(encoding="utf-8"))
-    return None if facts["kind"] == "torch" else CompiledEncoder(folder)
+    if facts["kind"] == "torch":
+        return None
+    encoder = CompiledEncoder(folder)
+    encoder.articles_folder = folder.parent.parent / "articles" / folder.name
+    return encoder
 
 
 def _key(manifest: dict, files: Sequence[Path]) -> str:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from moderation import Article, Comment, Moderator, UserError
-from moderation.model import DEFAULT_ENCODER, DEFAULT_MODEL, Encoder, _size, find_encoder, load_encoder
+from moderation.articles import Articles, size
+from moderation.model import DEFAULT_ENCODER, DEFAULT_MODEL, Encoder, find_encoder, load_encoder
 from moderation.schema import LABELS
+from moderation.text import segments
 
 BRIDGE = Article(
     title="Council votes to close the Old Mill Bridge for two years",
@@ -103,20 +105,20 @@ def test_the_same_text_in_the_same_context_is_judged_once_and_answered_every_tim
     assert verdicts[1].evidence[0] != "The cherries are in bloom" == verdicts[3].evidence[0]
 
 
-def test_several_threads_may_share_a_model(moderator):
+def test_several_threads_may_share_a_model(moderator, monkeypatch):
     articles = [
         Article(title=f"Bridge {number} closes", text="Two of its piers are cracked. Repairs take years.")
         for number in range(6)
     ]
     comments = [Comment(f"Who pays for number {number}?", article=articles[number % 6]) for number in range(48)]
     alone = moderator.predict(comments)
-    moderator._articles.clear()
-    moderator._article_bytes = 0
+    monkeypatch.setattr(moderator, "articles", Articles())
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(moderator.predict, [comments[start : start + 6] for start in range(0, 48, 6)]))
     found = [verdict for part in together for verdict in part]
     assert [verdict.label for verdict in found] == [verdict.label for verdict in alone]
-    assert moderator._article_bytes == sum(_size(article) for article in moderator._articles.values())
+    kept = moderator.articles.get([segments(article) for article in articles])
+    assert len(kept) == 6 and moderator.articles.bytes == sum(map(size, kept.values()))
 
 
 @pytest.fixture
