@@ -60,6 +60,8 @@ _LINK = re.compile(
     r"|\b[a-z0-9](?:[a-z0-9-]{0,62}\.)+(?:com|net|org|info|biz|io|co|ru|cn|tk|xyz|me|tv|ly|uk|in|ng|ca|de|top|club|online|site|shop|example|win)\b(?:/[^\s<>\"')\]]*)?",
     re.IGNORECASE,
 )
+#: Finds something in every text that `_LINK` does, in a fifth of the time.
+_LINK_HINT = re.compile(r"://|\.[a-z]|www\.", re.IGNORECASE)
 _ADDRESS = re.compile(r"[\w.+-]+@[\w-]+\.\w+|(?:^|\s)@\w{3,}")
 _NUMBER = re.compile(r"\+?\d[\d\s().-]{7,}\d")
 _CALL = re.compile(
@@ -188,7 +190,7 @@ def links(text: str) -> list[str]:
 
 
 def _may_link(text: str) -> bool:
-    return "." in text or "://" in text
+    return ("." in text or "://" in text) and _LINK_HINT.search(text) is not None
 
 
 def has_contact(text: str) -> bool:
@@ -236,11 +238,11 @@ def surface(text: str, has_article_text: bool = False, has_parent: bool = False)
     """Countable features that an encoder's subwords blur; values in the order of `SURFACE`."""
     text = text[:20_000]
     ascii = text.isascii()
-    words = WORD.findall(text)
+    words = WORD.findall(text.lower() if ascii else text)  # what else has case may change its length with it
     counts = _count(text)
     letters = counts.letters or 1
     length = len(text) or 1
-    distinct = len(set(WORD.findall(text.lower()))) if ascii else len({word.lower() for word in words})
+    distinct = len(set(words if ascii else map(str.lower, words)))
     run = max((len(found[0]) for found in _RUN.finditer(text)), default=0) if _THRICE.search(text) else 0
     return (
         math.log1p(len(words)) / 2,

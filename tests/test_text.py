@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 
 from moderation.schema import Article, Comment
 from moderation.text import (
+    _LINK,
     COMMENT_HEAD,
     COMMENT_TAIL,
     MAX_SENTENCES,
     SURFACE,
+    WORD,
     _count,
     detect_language,
     fold,
@@ -149,3 +151,16 @@ def test_characters_are_counted_by_their_kind_whatever_the_shortcut(text):
 )
 def test_a_contact_is_found_whatever_the_shortcut(text, found):
     assert has_contact(text) is found
+
+
+@given(st.text(alphabet="wW.:/ ahtpsſcoKm3é-", max_size=40))
+def test_links_are_found_whatever_the_shortcut(text):
+    assert links(text) == [found[0] for found in _LINK.finditer(text)]
+
+
+@given(st.text(alphabet="aAbB' İßé", max_size=40))
+def test_words_are_counted_with_their_repetitions_whatever_the_shortcut(text):
+    words = WORD.findall(text)
+    found = dict(zip(SURFACE, surface(text), strict=True))
+    assert found["log_words"] == math.log1p(len(words)) / 2
+    assert found["repetition"] == (3 * (1 - len({word.lower() for word in words}) / len(words)) if words else 0.0)

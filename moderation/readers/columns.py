@@ -113,13 +113,17 @@ class RowReader:
         native: dict[str, object] = {}
         for name, column in self._fields.items():
             value = row.get(column)
+            if type(value) is str:  # as a rule, so that is asked first
+                native[name] = restore(value) if self._restore else value
+                continue
             if value is None or isinstance(value, dict | list):
                 value = iso_date(value) if name == "created_at" else ""
             elif isinstance(value, float) and value.is_integer() and name.endswith("_id"):
                 value = int(value)  # a column of ids with gaps that some tool stored as numbers
             elif isinstance(value, bytes):
                 value = value.decode("utf-8", "replace")  # Parquet has columns of bytes that mean text
-            native[name] = restore(value) if self._restore and isinstance(value, str) else value
+                value = restore(value) if self._restore else value
+            native[name] = value
         native["created_at"] = iso_date(native.get("created_at"))
         native["status"] = str(native.get("status") or "").lower()
         columns = tuple(native.get(name) for name in _ARTICLE)
