@@ -15,7 +15,7 @@ import random
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,7 @@ from training import calibrate
 from training.batches import Batch, Mix, mixed, nearest_groups, plan
 from training.examples import Example, Group, group, labelled, read_threads, weak
 from training.head import Vectors, Views, fit_head
+from training.pages import Page, Pages, contrast, read_pages
 
 RECIPE = Path(__file__).parent / "recipe.toml"
 #: Real comments that suffice to calibrate on.
@@ -56,6 +57,7 @@ class Recipe:
         group_size: comments of one article in a batch.
         gold: weight of one real comment labelled by hand (gold-train and data/labels); 0 leaves them out.
         threads: the same for our own threads.
+        pages: weight of the loss on a batch of our pages (`training.pages`); 0 leaves them out. Every `pages_every`-th step has one.
         moved_weight: of a comment shown in a foreign thread while the head is fitted, below 1 because half-and-half pairs teach
             the wrong prior.
         weak: by corpus, the largest number of weakly labelled examples and their weight.
@@ -78,6 +80,8 @@ class Recipe:
     group_size: int = 4
     gold: float = 1.0
     threads: float = 1.0
+    pages: float = 0.0
+    pages_every: int = 4
     moved_weight: float = 0.5
     weak: dict[str, tuple[int, float]] = field(default_factory=dict)
     mix: Mix = Mix()
@@ -115,6 +119,7 @@ class Material:
     train: list[Example]
     held_out: list[tuple[Comment, str]]
     sources: dict[str, dict[str, object]]
+    pages: list[Page] = field(default_factory=list)
 
 
 def gather(recipe: Recipe, corpora_folder: Path | None, threads_folder: Path) -> Material:
@@ -157,9 +162,12 @@ def gather(recipe: Recipe, corpora_folder: Path | None, threads_folder: Path) ->
         examples = weak(rows, name, weight, limit, recipe.seed)
         train += examples
         note(name, rows, len(examples))
+    pages = read_pages(threads_folder / "pages.jsonl") if recipe.pages else []
+    if pages:
+        note("threads/pages", [asdict(page) for page in pages], len(pages))
     if not train:
         raise UserError("the recipe leaves nothing to train on; give gold, threads or weak a weight above 0")
-    return Material(train, real if len(real) >= ENOUGH_TO_CALIBRATE else held + real, sources)
+    return Material(train, real if len(real) >= ENOUGH_TO_CALIBRATE else held + real, sources, pages)
 
 
 def held_out(title: str) -> bool:
@@ -205,7 +213,8 @@ def fit(
         head.load_state_dict(load_file(start / "head.safetensors"))
     elif checkpointed is None:
         _fit_head(recipe, material, encoder, head, report)
-    network = _Network(_adapt(encoder, recipe, start), head, recipe.contrast)
+    network = _Network(_adapt(encoder, recipe, start), head, recipe)
+    pages = Pages(material.pages)
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in network.transformer.parameters() if p.requires_grad], "lr": recipe.learning_rate},
@@ -234,8 +243,9 @@ def fit(
         torch.manual_seed(recipe.seed * 100_003 + number)
         examples = mixed([groups[index] for index in mine[number][1]], recipe.mix, shuffler)
         batch = Batch(examples, encoder, recipe.mix, shuffler)
+        drawn = pages.draw(shuffler) if recipe.pages and number % recipe.pages_every == 0 else []
         with torch.autocast(accelerator.device.type, dtype=torch.bfloat16):
-            loss = network(batch, encoder)
+            loss = network(batch, drawn, encoder)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -281,14 +291,16 @@ def _fit_head(
 class _Network(torch.nn.Module):
     """Encoder and head under one `forward`, as data-parallel training needs it."""
 
-    def __init__(self, transformer: torch.nn.Module, head: Head, contrast: float) -> None:
+    def __init__(self, transformer: torch.nn.Module, head: Head, recipe: Recipe) -> None:
         super().__init__()
-        self.contrast = contrast
+        self.recipe = recipe
         self.transformer = transformer
         self.head = head
 
-    def forward(self, batch: Batch, encoder: Encoder) -> torch.Tensor:
-        return batch.loss(Encoder(encoder.tokenizer, self.transformer), self.head, self.contrast)
+    def forward(self, batch: Batch, drawn: Sequence[tuple[Page, str]], encoder: Encoder) -> torch.Tensor:
+        encoder = Encoder(encoder.tokenizer, self.transformer)
+        loss = batch.loss(encoder, self.head, self.recipe.contrast)
+        return loss + self.recipe.pages * contrast(encoder, drawn) if drawn else loss
 
 
 def _adapt(encoder: Encoder, recipe: Recipe, start: Path | None) -> torch.nn.Module:
@@ -398,7 +410,7 @@ def write_model(
         csv.writer(lines).writerows([("step", "loss"), *((step + 1, round(loss, 4)) for step, loss in enumerate(losses))])
     if losses:
         _plot(losses, out / "loss.png")
-    trained_on = sorted({fingerprint(example.comment.text) for example in material.train})
+    trained_on = sorted({fingerprint(text) for text in _texts(material)})
     (out / "trained_on.txt").write_text("\n".join(trained_on) + "\n")
     manifest = {
         "version": "",
@@ -424,6 +436,11 @@ def write_model(
         truth = np.array([LABELS.index(label) for _, label in material.held_out])
         manifest["calibration"] = calibrate.vector_scaling(np.log(np.clip(probabilities, 1e-9, 1)), truth)
     seal(out, manifest)
+
+
+def _texts(material: Material) -> Iterator[str]:
+    yield from (example.comment.text for example in material.train)
+    yield from (remark for page in material.pages for remark in page.comments)
 
 
 def _plot(losses: Sequence[float], path: Path) -> None:

@@ -211,7 +211,7 @@ def full_lane(
     truth = np.array([LABELS.index(rows[place].label) for place in judged], dtype=int)
     trained = [row.example() for row, fit in zip(rows, taught & ~aside, strict=True) if fit]
     trained += replay(threads, None, REPLAY_WEIGHT)
-    recipe = replace(recipe_of(champion.manifest), epochs=1, head_epochs=2, contrast=0.0, weak={})
+    recipe = replace(recipe_of(champion.manifest), epochs=1, head_epochs=2, contrast=0.0, pages=0.0, weak={})
     recipe = replace(recipe, learning_rate=recipe.learning_rate / 3)
     material = Material(trained, [], dict(sources))
     model = fit(recipe, material, folder, report, start=start)
