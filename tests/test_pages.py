@@ -93,3 +93,40 @@ def test_an_encoder_that_is_shown_pages_finds_the_page_of_a_remark(recipe, threa
     assert loss(model, small) < 0.5 * loss(without, small)
     known = set((tmp_path / "with" / "trained_on.txt").read_text().split())
     assert {fingerprint(remark) for page in small for remark in page.comments} <= known
+
+
+def test_a_soup_is_the_mean_of_its_runs_and_takes_up_those_that_are_whole(recipe, threads, small, tmp_path, monkeypatch):  # noqa: F811
+    import training.fit
+    from moderation.model import Moderator, load_encoder
+
+    stirred = replace(recipe, full=True, rank=32, learning_rate=1e-3, soup=(0.0, 1.0))
+    material = gather(stirred, None, threads)
+    ran = []
+    run = training.fit._run
+
+    def killed_in_the_second(recipe, *rest):
+        ran.append(recipe.pages)
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        return run(recipe, *rest)
+
+    monkeypatch.setattr(training.fit, "_run", killed_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        fit(stirred, material, tmp_path / "soup")
+    alone = fit(replace(stirred, soup=(), pages=1.0), material, tmp_path / "alone")
+    first = Moderator.from_pretrained(tmp_path / "soup.training" / "run-1", runtime="torch")
+    mean = fit(stirred, material, tmp_path / "soup")
+    assert ran == [0.0, 1.0, 1.0, 1.0], "the first run was whole and is not made again"
+    base, *states = (
+        dict(one.state_dict())
+        for one in (load_encoder(recipe.encoder)[1], *(model.encoder.transformer for model in (first, alone, mean)))
+    )
+    changed = [name for name in base if not torch.equal(states[0][name], states[1][name])]
+    assert changed
+    for name in changed:
+        change = (states[0][name] + states[1][name]) / 2 - base[name]
+        assert torch.allclose(states[2][name] - base[name], change, atol=0.02 * float(change.abs().max()))
+    assert mean.manifest["training"]["mean_of"] == [first.version, alone.version]
+    assert "threads/pages" in mean.manifest["sources"] and "threads/pages" not in first.manifest["sources"]
+    assert not (tmp_path / "soup.training").exists()
+    assert (tmp_path / "soup" / "loss.csv").read_text().count("\n") == (tmp_path / "alone" / "loss.csv").read_text().count("\n")

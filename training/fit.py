@@ -10,13 +10,14 @@ import csv
 import hashlib
 import json
 import math
+import os
 import platform
 import random
 import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import torch
 
 from data import corpora
 from moderation import text as encoding
-from moderation.model import DEFAULT_ENCODER, Encoder, Moderator, load_encoder
+from moderation.model import DEFAULT_ENCODER, Encoder, Moderator, load_encoder, read_manifest
 from moderation.network import Head
 from moderation.policy import DEFAULT
 from moderation.schema import LABELS, Comment, UserError
@@ -36,6 +37,8 @@ from training.head import Vectors, Views, fit_head
 from training.pages import Page, Pages, contrast, read_pages
 
 RECIPE = Path(__file__).parent / "recipe.toml"
+#: What our pages are called among the sources.
+PAGES = "threads/pages"
 #: Real comments that suffice to calibrate on.
 ENOUGH_TO_CALIBRATE = 200
 
@@ -58,6 +61,8 @@ class Recipe:
         gold: weight of one real comment labelled by hand (gold-train and data/labels); 0 leaves them out.
         threads: the same for our own threads.
         pages: weight of the loss on a batch of our pages (`training.pages`); 0 leaves them out. Every `pages_every`-th step has one.
+        soup: such weights, each of a run of its own whose encoder is averaged with the others' (model soups, Wortsman et al. 2022,
+            arXiv:2203.05482): runs differ by what they happen to see last, and their mean is better than each. Empty: one run.
         moved_weight: of a comment shown in a foreign thread while the head is fitted, below 1 because half-and-half pairs teach
             the wrong prior.
         weak: by corpus, the largest number of weakly labelled examples and their weight.
@@ -82,6 +87,7 @@ class Recipe:
     threads: float = 1.0
     pages: float = 0.0
     pages_every: int = 4
+    soup: tuple[float, ...] = ()
     moved_weight: float = 0.5
     weak: dict[str, tuple[int, float]] = field(default_factory=dict)
     mix: Mix = Mix()
@@ -106,6 +112,7 @@ class Recipe:
             if "near_sources" in mix:
                 mix["near_sources"] = tuple(mix["near_sources"])
             table["mix"] = Mix(**mix)
+            table["soup"] = tuple(map(float, table.get("soup", ())))
             table["weak"] = {name: (int(limit), float(weight)) for name, (limit, weight) in table.get("weak", {}).items()}
             return cls(**table)
         except (TypeError, ValueError) as error:
@@ -162,9 +169,9 @@ def gather(recipe: Recipe, corpora_folder: Path | None, threads_folder: Path) ->
         examples = weak(rows, name, weight, limit, recipe.seed)
         train += examples
         note(name, rows, len(examples))
-    pages = read_pages(threads_folder / "pages.jsonl") if recipe.pages else []
+    pages = read_pages(threads_folder / "pages.jsonl") if recipe.pages or any(recipe.soup) else []
     if pages:
-        note("threads/pages", [asdict(page) for page in pages], len(pages))
+        note(PAGES, [asdict(page) for page in pages], len(pages))
     if not train:
         raise UserError("the recipe leaves nothing to train on; give gold, threads or weak a weight above 0")
     return Material(train, real if len(real) >= ENOUGH_TO_CALIBRATE else held + real, sources, pages)
@@ -190,8 +197,92 @@ def fit(
         report: called after each step with the stage's name, the step, the number of steps and the loss.
         start: a model directory of the same recipe whose adapter and head are trained on, instead of beginning anew.
 
-    A folder `out` + ".training" holds the checkpoint while it runs and is removed at the end.
+    A folder `out` + ".training" holds the checkpoint, and the runs of a soup, while it runs and is removed at the end.
     """
+    if not recipe.soup or start is not None:
+        return _run(replace(recipe, soup=()), material, out, report, start)
+    kept = out.with_name(out.name + ".training")
+    runs = []
+    for number, weight in enumerate(recipe.soup, 1):
+        run = replace(recipe, pages=weight, soup=())
+        folder = kept / f"run-{number}"
+        runs.append(folder)
+        if not _finished(folder, run, material):
+            _run(run, material, folder, lambda stage, *step, number=number: report(f"run {number}: {stage}", *step))
+    if int(os.environ.get("RANK", "0")):
+        return None
+    moderator = _stirred(recipe, material, out, runs, report)
+    shutil.rmtree(kept)
+    return moderator
+
+
+def recipe_of(manifest: Mapping) -> Recipe:
+    """The recipe that made a model, as far as this version of the package knows it."""
+    known = {part.name for part in fields(Recipe)}
+    table = {name: value for name, value in dict(manifest.get("recipe", {})).items() if name in known}
+    mix = {name: value for name, value in dict(table.pop("mix", {})).items() if name in {part.name for part in fields(Mix)}}
+    if "near_sources" in mix:
+        mix["near_sources"] = tuple(mix["near_sources"])
+    table["weak"] = {name: tuple(value) for name, value in dict(table.get("weak", {})).items()}
+    table["soup"] = tuple(table.get("soup", ()))
+    head = {name: manifest["head"][name] for name in ("hidden", "dropout") if name in manifest["head"]}
+    return Recipe(**{**table, "mix": Mix(**mix), **head})
+
+
+def _finished(folder: Path, run: Recipe, material: Material) -> bool:
+    """Whether a run of a soup lies whole in `folder`, of the same recipe and data."""
+    try:
+        manifest = read_manifest(folder)
+    except UserError:
+        return False
+    return recipe_of(manifest) == run and manifest["sources"] == _sources(material, run)
+
+
+def _sources(material: Material, recipe: Recipe) -> dict[str, dict[str, object]]:
+    return {name: source for name, source in material.sources.items() if recipe.pages or any(recipe.soup) or name != PAGES}
+
+
+def _stirred(
+    recipe: Recipe,
+    material: Material,
+    out: Path,
+    runs: Sequence[Path],
+    report: Callable[[str, int, int, float], None],
+) -> Moderator:
+    """The mean of what the runs learned: encoder and head, with the part of relevance fitted anew on the mean encoder."""
+    tokenizer, transformer = load_encoder(recipe.encoder, attention="eager")
+    models = [Moderator.from_pretrained(run, device="cpu", runtime="torch") for run in runs]
+    transformer.load_state_dict(_mean([model.encoder.transformer.state_dict() for model in models]))
+    head = models[0].head
+    head.load_state_dict(_mean([model.head.state_dict() for model in models]))
+    transformer = _cut(transformer, recipe)
+    _fit_relevance(recipe, material, Encoder(tokenizer, transformer), head, report)
+    with_losses = [list(csv.DictReader((run / "loss.csv").open())) for run in runs]
+    losses = [sum(float(row["loss"]) for row in rows) / len(rows) for rows in zip(*with_losses, strict=True)]
+    trained = [model.manifest["training"] for model in models]
+    taught = {
+        "processes": max(run["processes"] for run in trained),
+        "batches": sum(run["batches"] for run in trained),
+        "mean_of": [model.version for model in models],
+    }
+    write_model(out, recipe, transformer, head.eval(), tokenizer, material, losses, taught)
+    return Moderator.from_pretrained(out, runtime="torch")
+
+
+def _mean(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.stack([state[name].float() for state in states]).mean(0).to(value.dtype)
+        for name, value in states[0].items()
+    }
+
+
+def _run(
+    recipe: Recipe,
+    material: Material,
+    out: Path,
+    report: Callable[[str, int, int, float], None],
+    start: Path | None = None,
+) -> Moderator | None:
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.utils import set_seed
     from safetensors.torch import load_file
@@ -262,11 +353,7 @@ def fit(
             trained.transformer = _cut(trained.transformer, recipe).to(accelerator.device)
         if recipe.epochs and start is None:
             # Relevance is judged better by a part fitted anew on the adapted encoder, spam and effort by those trained along.
-            trained.head.forget_relevance()
-            trained.head.requires_grad_(False)
-            for parameter in trained.head.relevance():
-                parameter.requires_grad_(True)
-            _fit_head(recipe, material, Encoder(tokenizer, trained.transformer.eval()), trained.head, report)
+            _fit_relevance(recipe, material, Encoder(tokenizer, trained.transformer.eval()), trained.head, report)
         taught = {"processes": accelerator.num_processes, "batches": batches}
         write_model(out, recipe, trained.transformer.eval(), trained.head.eval(), tokenizer, material, losses, taught)
         shutil.rmtree(checkpoint, ignore_errors=True)
@@ -286,6 +373,16 @@ def _fit_head(
     )  # fmt: skip
     fit_head(head, views, recipe.head_epochs, recipe.fit_rate, recipe.seed, lambda *step: report("fitting the head", *step))
     head.to(encoder.device)
+
+
+def _fit_relevance(
+    recipe: Recipe, material: Material, encoder: Encoder, head: Head, report: Callable[[str, int, int, float], None]
+) -> None:
+    head.forget_relevance()
+    head.requires_grad_(False)
+    for parameter in head.relevance():
+        parameter.requires_grad_(True)
+    _fit_head(recipe, material, encoder, head, report)
 
 
 class _Network(torch.nn.Module):
@@ -386,12 +483,13 @@ def write_model(
     tokenizer,
     material: Material,
     losses: Sequence[float],
-    training: Mapping[str, int] | None = None,
+    training: Mapping[str, object] | None = None,
 ) -> None:
     """Write the model directory: adapter, head, loss curve, and a manifest with calibration, sources and checksums.
 
     Args:
-        losses: of each step, the mean over the processes. training: how it was trained: `processes`, and their `batches` in all.
+        losses: of each step, the mean over the processes. training: how it was trained: `processes`, their `batches` in all, and the
+            versions that it is the `mean_of`.
     """
     from safetensors.torch import save_file
 
@@ -410,7 +508,7 @@ def write_model(
         csv.writer(lines).writerows([("step", "loss"), *((step + 1, round(loss, 4)) for step, loss in enumerate(losses))])
     if losses:
         _plot(losses, out / "loss.png")
-    trained_on = sorted({fingerprint(text) for text in _texts(material)})
+    trained_on = sorted({fingerprint(text) for text in _texts(material, recipe)})
     (out / "trained_on.txt").write_text("\n".join(trained_on) + "\n")
     manifest = {
         "version": "",
@@ -423,7 +521,7 @@ def write_model(
         "thresholds": DEFAULT.to_table(),
         "recipe": asdict(recipe),
         "training": dict(training or {}),
-        "sources": material.sources,
+        "sources": _sources(material, recipe),
         "software": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
         | {"python": platform.python_version()},
         "commit": _commit(),
@@ -438,9 +536,10 @@ def write_model(
     seal(out, manifest)
 
 
-def _texts(material: Material) -> Iterator[str]:
+def _texts(material: Material, recipe: Recipe) -> Iterator[str]:
     yield from (example.comment.text for example in material.train)
-    yield from (remark for page in material.pages for remark in page.comments)
+    if recipe.pages or any(recipe.soup):
+        yield from (remark for page in material.pages for remark in page.comments)
 
 
 def _plot(losses: Sequence[float], path: Path) -> None:

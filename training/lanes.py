@@ -10,7 +10,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,8 @@ from moderation.network import Head
 from moderation.policy import Policy
 from moderation.schema import LABELS
 from training import calibrate, evaluate
-from training.batches import Mix
 from training.examples import Example, labelled, read_threads
-from training.fit import Material, Recipe, fit, seal, write_model
+from training.fit import Material, fit, recipe_of, seal, write_model
 from training.head import Vectors, Views, answer, fit_head
 from training.versions import Row
 
@@ -58,18 +57,6 @@ class Challenger:
     probabilities: np.ndarray
     judged: np.ndarray
     crossed: np.ndarray
-
-
-def recipe_of(manifest: Mapping) -> Recipe:
-    """The recipe that made a model, as far as this version of the package knows it."""
-    known = {part.name for part in fields(Recipe)}
-    table = {name: value for name, value in dict(manifest.get("recipe", {})).items() if name in known}
-    mix = {name: value for name, value in dict(table.pop("mix", {})).items() if name in {part.name for part in fields(Mix)}}
-    if "near_sources" in mix:
-        mix["near_sources"] = tuple(mix["near_sources"])
-    table["weak"] = {name: tuple(value) for name, value in dict(table.get("weak", {})).items()}
-    head = {name: manifest["head"][name] for name in ("hidden", "dropout") if name in manifest["head"]}
-    return Recipe(**{**table, "mix": Mix(**mix), **head})
 
 
 def replay(threads: Path, count: int | None, weight: float, seed: int = 1) -> list[Example]:
@@ -211,7 +198,7 @@ def full_lane(
     truth = np.array([LABELS.index(rows[place].label) for place in judged], dtype=int)
     trained = [row.example() for row, fit in zip(rows, taught & ~aside, strict=True) if fit]
     trained += replay(threads, None, REPLAY_WEIGHT)
-    recipe = replace(recipe_of(champion.manifest), epochs=1, head_epochs=2, contrast=0.0, pages=0.0, weak={})
+    recipe = replace(recipe_of(champion.manifest), epochs=1, head_epochs=2, contrast=0.0, pages=0.0, soup=(), weak={})
     recipe = replace(recipe, learning_rate=recipe.learning_rate / 3)
     material = Material(trained, [], dict(sources))
     model = fit(recipe, material, folder, report, start=start)
@@ -321,4 +308,4 @@ def _add_lines(path: Path, other: Path) -> None:
         path.write_text("\n".join(sorted(lines)) + "\n")
 
 
-__all__ = ["Challenger", "FastLane", "flagged", "folds", "full_lane", "recipe_of", "refit_thresholds", "replay"]
+__all__ = ["Challenger", "FastLane", "flagged", "folds", "full_lane", "refit_thresholds", "replay"]
