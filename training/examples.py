@@ -29,7 +29,8 @@ ANSWERS: dict[str, tuple[int | None, int | None, int | None]] = {
 class Example:
     """One comment with the answers that are known of it and the weight of its loss.
 
-    `movable` says that the comment belongs to its own article so clearly that under another it is off-topic.
+    `movable` says that the comment belongs to its own article so clearly that under another it is off-topic; `near` that it is off-topic
+    although the country, the people or the theme are the article's.
     """
 
     comment: Comment
@@ -37,6 +38,7 @@ class Example:
     weight: float = 1.0
     movable: bool = False
     source: str = ""
+    near: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def labelled(rows: Iterable[Mapping[str, str]], source: str, weight: float = 1.0
             raise UserError(f"{source}, row {number}: label {label!r}; expected one of {', '.join(LABELS)}")
         comment = _comment(row, articles)
         movable = label == "on-topic" and len(comment.text.split()) >= 6 and not comment.parent_text
-        examples.append(Example(comment, ANSWERS[label], weight, movable, source))
+        examples.append(Example(comment, ANSWERS[label], weight, movable, source, row.get("slice") == "near"))
     return examples
 
 

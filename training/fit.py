@@ -63,6 +63,7 @@ class Recipe:
         pages: weight of the loss on a batch of our pages (`training.pages`); 0 leaves them out. Every `pages_every`-th step has one.
         soup: such weights, each of a run of its own whose encoder is averaged with the others' (model soups, Wortsman et al. 2022,
             arXiv:2203.05482): runs differ by what they happen to see last, and their mean is better than each. Empty: one run.
+        near_weight: of off-topic comments that are near their article, while the part of relevance is fitted at the end.
         moved_weight: of a comment shown in a foreign thread while the head is fitted, below 1 because half-and-half pairs teach
             the wrong prior.
         weak: by corpus, the largest number of weakly labelled examples and their weight.
@@ -88,6 +89,7 @@ class Recipe:
     pages: float = 0.0
     pages_every: int = 4
     soup: tuple[float, ...] = ()
+    near_weight: float = 1.0
     moved_weight: float = 0.5
     weak: dict[str, tuple[int, float]] = field(default_factory=dict)
     mix: Mix = Mix()
@@ -204,7 +206,7 @@ def fit(
     kept = out.with_name(out.name + ".training")
     runs = []
     for number, weight in enumerate(recipe.soup, 1):
-        run = replace(recipe, pages=weight, soup=())
+        run = replace(recipe, pages=weight, near_weight=1.0, soup=())  # what weighs at the end does so on the mean
         folder = kept / f"run-{number}"
         runs.append(folder)
         if not _finished(folder, run, material):
@@ -303,7 +305,7 @@ def _run(
     if start is not None:
         head.load_state_dict(load_file(start / "head.safetensors"))
     elif checkpointed is None:
-        _fit_head(recipe, material, encoder, head, report)
+        _fit_head(recipe, material.train, encoder, head, report)
     network = _Network(_adapt(encoder, recipe, start), head, recipe)
     pages = Pages(material.pages)
     optimizer = torch.optim.AdamW(
@@ -363,14 +365,12 @@ def _run(
 
 
 def _fit_head(
-    recipe: Recipe, material: Material, encoder: Encoder, head: Head, report: Callable[[str, int, int, float], None]
+    recipe: Recipe, examples: list[Example], encoder: Encoder, head: Head, report: Callable[[str, int, int, float], None]
 ) -> None:
-    vectors = Vectors(material.train, encoder)
+    vectors = Vectors(examples, encoder)
     head.cpu().informativeness.copy_(vectors.informativeness(len(head.informativeness)))
     mix = recipe.mix
-    views = Views(
-        head, vectors, material.train, recipe.head_epochs, recipe.moved_weight, mix.title_only, mix.strangers, recipe.seed
-    )  # fmt: skip
+    views = Views(head, vectors, examples, recipe.head_epochs, recipe.moved_weight, mix.title_only, mix.strangers, recipe.seed)
     fit_head(head, views, recipe.head_epochs, recipe.fit_rate, recipe.seed, lambda *step: report("fitting the head", *step))
     head.to(encoder.device)
 
@@ -382,7 +382,10 @@ def _fit_relevance(
     head.requires_grad_(False)
     for parameter in head.relevance():
         parameter.requires_grad_(True)
-    _fit_head(recipe, material, encoder, head, report)
+    weighed = [
+        replace(example, weight=example.weight * recipe.near_weight) if example.near else example for example in material.train
+    ]
+    _fit_head(recipe, weighed, encoder, head, report)
 
 
 class _Network(torch.nn.Module):
