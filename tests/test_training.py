@@ -275,3 +275,24 @@ def test_an_adapter_cut_from_a_full_training_judges_as_the_trained_encoder_did(r
     for name in changed:  # the rank is the matrices' own, so all of the change is in the adapter, but for its half precision
         change = trained[name] - base[name]
         assert torch.allclose(merged[name] - base[name], change, atol=0.01 * float(change.abs().max()))
+
+
+def test_near_off_topic_comments_weigh_more_while_relevance_is_fitted_and_only_then(recipe, threads, tmp_path, monkeypatch):
+    import training.fit
+
+    path = threads / "train.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    near = {line["comment_id"] for line in lines if line["label"] == "off-topic"}
+    path.write_text("".join(json.dumps(line | {"slice": "near" if line["comment_id"] in near else ""}) + "\n" for line in lines))
+    fitted = []
+    fit_head = training.fit._fit_head
+
+    def seen(recipe, examples, *rest):
+        fitted.append({example.comment.comment_id: example.weight for example in examples})
+        fit_head(recipe, examples, *rest)
+
+    monkeypatch.setattr(training.fit, "_fit_head", seen)
+    weighed = replace(recipe, near_weight=3.0)
+    fit(weighed, gather(weighed, None, threads), tmp_path / "model")
+    first, last = fitted
+    assert set(first.values()) == {1.0} and last == {name: 3.0 if name in near else 1.0 for name in first}
