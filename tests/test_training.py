@@ -147,10 +147,11 @@ def test_killed_in_the_middle_it_continues_and_arrives_at_the_same_model(recipe,
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model_together_and_one_of_them_writes_it(recipe, threads, tmp_path):
+@pytest.mark.parametrize(("more", "runs"), [("", 1), ("full = true\nsoup = [0.0, 0.0]\n", 2)], ids=["one run", "a soup"])
+def test_two_processes_train_one_model_together_and_one_of_them_writes_it(recipe, threads, tmp_path, more, runs):
     path = tmp_path / "recipe.toml"
     path.write_text(
-        f'encoder = "{recipe.encoder}"\nhead_epochs = 1\nepochs = 4\nrank = 4\nhidden = 32\ngold = 0.0\n[mix]\ngroups = 4\n'
+        f'encoder = "{recipe.encoder}"\nhead_epochs = 1\nepochs = 4\nrank = 4\nhidden = 32\ngold = 0.0\n{more}[mix]\ngroups = 4\n'
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -165,7 +166,9 @@ def test_two_processes_train_one_model_together_and_one_of_them_writes_it(recipe
     manifest = json.loads((tmp_path / "model" / "manifest.json").read_text())
     steps = len((tmp_path / "model" / "loss.csv").read_text().splitlines()) - 1
     # A step is a batch in either process, and what each counted was added up.
-    assert manifest["training"] == {"processes": 2, "batches": 2 * steps} and steps > 4
+    training = manifest["training"]
+    assert (training["processes"], training["batches"], len(training.get("mean_of", "1"))) == (2, runs * 2 * steps, runs)
+    assert steps > 4
     assert done.stderr.count("written to") == 1 and not (tmp_path / "model.training").exists()
     [verdict] = Moderator.from_pretrained(tmp_path / "model").predict([Comment("nice !!!")])
     assert verdict.model_version == manifest["version"]
@@ -283,7 +286,9 @@ def test_near_off_topic_comments_weigh_more_while_relevance_is_fitted_and_only_t
     path = threads / "train.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     near = {line["comment_id"] for line in lines if line["label"] == "off-topic"}
-    path.write_text("".join(json.dumps(line | {"slice": "near" if line["comment_id"] in near else ""}) + "\n" for line in lines))
+    path.write_text(
+        "".join(json.dumps(line | {"slice": "near" if line["comment_id"] in near else ""}) + "\n" for line in lines)
+    )
     fitted = []
     fit_head = training.fit._fit_head
 

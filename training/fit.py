@@ -201,8 +201,17 @@ def fit(
 
     A folder `out` + ".training" holds the checkpoint, and the runs of a soup, while it runs and is removed at the end.
     """
-    if not recipe.soup or start is not None:
-        return _run(replace(recipe, soup=()), material, out, report, start)
+    try:
+        if not recipe.soup or start is not None:
+            return _run(replace(recipe, soup=()), material, out, report, start)
+        return _soup(recipe, material, out, report)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _soup(recipe: Recipe, material: Material, out: Path, report: Callable[[str, int, int, float], None]) -> Moderator | None:
+    """A run for each weight of the pages, and the mean of them."""
     kept = out.with_name(out.name + ".training")
     runs = []
     for number, weight in enumerate(recipe.soup, 1):
@@ -360,7 +369,6 @@ def _run(
         write_model(out, recipe, trained.transformer.eval(), trained.head.eval(), tokenizer, material, losses, taught)
         shutil.rmtree(checkpoint, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.end_training()
     return Moderator.from_pretrained(out, runtime="torch") if accelerator.is_main_process else None
 
 
