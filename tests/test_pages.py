@@ -130,3 +130,9 @@ def test_a_soup_is_the_mean_of_its_runs_and_takes_up_those_that_are_whole(recipe
     assert "threads/pages" in mean.manifest["sources"] and "threads/pages" not in first.manifest["sources"]
     assert not (tmp_path / "soup.training").exists()
     assert (tmp_path / "soup" / "loss.csv").read_text().count("\n") == (tmp_path / "alone" / "loss.csv").read_text().count("\n")
+
+
+def test_a_soup_of_untrained_encoders_is_refused(recipe, threads, tmp_path):  # noqa: F811
+    untrained = replace(recipe, rank=0, soup=(0.0, 0.0))
+    with pytest.raises(UserError, match="rank above 0"):
+        fit(untrained, gather(untrained, None, threads), tmp_path / "soup")

@@ -212,6 +212,8 @@ def fit(
 
 def _soup(recipe: Recipe, material: Material, out: Path, report: Callable[[str, int, int, float], None]) -> Moderator | None:
     """A run for each weight of the pages, and the mean of them."""
+    if not recipe.rank:
+        raise UserError("soup: the mean is of trained encoders, and with rank = 0 none is trained; expected a rank above 0")
     kept = out.with_name(out.name + ".training")
     runs = []
     for number, weight in enumerate(recipe.soup, 1):
@@ -262,11 +264,12 @@ def _stirred(
 ) -> Moderator:
     """The mean of what the runs learned: encoder and head, with the part of relevance fitted anew on the mean encoder."""
     tokenizer, transformer = load_encoder(recipe.encoder, attention="eager")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     models = [Moderator.from_pretrained(run, device="cpu", runtime="torch") for run in runs]
     transformer.load_state_dict(_mean([model.encoder.transformer.state_dict() for model in models]))
     head = models[0].head
     head.load_state_dict(_mean([model.head.state_dict() for model in models]))
-    transformer = _cut(transformer, recipe)
+    transformer = _cut(transformer, recipe).to(device)
     _fit_relevance(recipe, material, Encoder(tokenizer, transformer), head, report)
     with_losses = [list(csv.DictReader((run / "loss.csv").open())) for run in runs]
     losses = [sum(float(row["loss"]) for row in rows) / len(rows) for rows in zip(*with_losses, strict=True)]
