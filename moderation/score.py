@@ -76,6 +76,7 @@ class Summary:
     reasons: Counter[str] = field(default_factory=Counter)
     rejects: Path | str | None = None
     _top: list[tuple[float, int, Mapping]] = field(default_factory=list, repr=False)
+    _seen: int = field(default=0, repr=False)
 
     @property
     def flagged(self) -> list[Mapping]:
@@ -88,9 +89,14 @@ class Summary:
         self.labels[row["label"]] += 1
         self.actions[row["action"]] += 1
         if row["action"] != "approve":
-            certainty = row["p_" + row["label"].replace("-", "_")] - (row["label"] == "on-topic")
-            entry = (certainty, -self.rows, row)
-            (heapq.heappush if len(self._top) < SHOWN else heapq.heappushpop)(self._top, entry)
+            self.flag(row)
+
+    def flag(self, row: Mapping) -> None:
+        """Keep a row that is not approved if it is among the most certain; of equals, the first."""
+        certainty = row["p_" + row["label"].replace("-", "_")] - (row["label"] == "on-topic")
+        self._seen += 1
+        entry = (certainty, -self._seen, row)
+        (heapq.heappush if len(self._top) < SHOWN else heapq.heappushpop)(self._top, entry)
 
     def count_reject(self, row: Mapping) -> None:
         """One more row set aside."""

@@ -12,7 +12,6 @@ and the same command goes on after the blocks that have a receipt. `_SUCCESS` ap
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 import os
 import tempfile
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING
 from moderation.policy import Policy
 from moderation.readers import check_options
 from moderation.schema import Reject, UserError
-from moderation.score import SHOWN, InputError, OutputError, Summary, score
+from moderation.score import InputError, OutputError, Summary, score
 
 from .blocks import DAMAGE, FILE, ROW, Block, handed_out, planned, read, taken
 from .cluster import cluster, told
@@ -175,9 +174,8 @@ class _Run:
             summary.set_aside += receipt["set_aside"]
             for name in ("labels", "actions", "reasons"):
                 getattr(summary, name).update(receipt[name])
-            summary.flagged = heapq.nlargest(
-                SHOWN, [*summary.flagged, *receipt["flagged"]], key=lambda row: row[_probability(row)]
-            )
+            for row in receipt["flagged"]:
+                summary.flag(row)
         if summary.set_aside:
             summary.rejects = out.rstrip("/") + "/_rejects"
         counts = {name: getattr(summary, name) for name in ("rows", "set_aside", "labels", "actions", "reasons")}
