@@ -118,7 +118,8 @@ def play(
 
 def _first_model(folder: Path) -> Path:
     """A head trained on our threads alone, on the untouched encoder."""
-    from training.fit import Recipe, fit, gather
+    from training.fit import fit
+    from training.recipe import Recipe, gather
 
     recipe = Recipe(head_epochs=4, epochs=0, rank=1, gold=0.0, contrast=0.0)
     fit(recipe, gather(recipe, None, THREADS), folder)

@@ -162,6 +162,11 @@ def make_comment_id(article: Article, author: str, created_at: str, text: str) -
     return "c-" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def probability_column(label: str) -> str:
+    """The column of an output row that holds the probability of `label`."""
+    return "p_" + label.replace("-", "_")
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the model and the policy say of one comment.
@@ -186,7 +191,7 @@ class Verdict:
         """The columns of `VERDICT_FIELDS`; probabilities are rounded to four decimals."""
         columns: dict[str, str | float] = {"label": self.label}
         for label in LABELS:
-            columns["p_" + label.replace("-", "_")] = round(float(self.probabilities[label]), 4)
+            columns[probability_column(label)] = round(float(self.probabilities[label]), 4)
         columns.update(action=self.action, reason=self.reason, model_version=self.model_version)
         return columns
 

@@ -34,7 +34,7 @@ import orjson
 from moderation.policy import Policy
 from moderation.readers import Reading, check_options, inputs
 from moderation.readers.columns import neutralise
-from moderation.schema import ROW_FIELDS, VERDICT_FIELDS, Comment, Reject, UserError
+from moderation.schema import ROW_FIELDS, VERDICT_FIELDS, Comment, Reject, UserError, probability_column
 
 if TYPE_CHECKING:
     from moderation.model import Moderator
@@ -93,7 +93,7 @@ class Summary:
 
     def flag(self, row: Mapping) -> None:
         """Keep a row that is not approved if it is among the most certain; of equals, the first."""
-        certainty = row["p_" + row["label"].replace("-", "_")] - (row["label"] == "on-topic")
+        certainty = row[probability_column(row["label"])] - (row["label"] == "on-topic")
         self._seen += 1
         entry = (certainty, -self._seen, row)
         (heapq.heappush if len(self._top) < SHOWN else heapq.heappushpop)(self._top, entry)

@@ -117,7 +117,8 @@ def small_threads(tmp_path_factory):
 def first_model(small_threads, tmp_path_factory):
     """A model directory that learned little."""
     from training.batches import Mix
-    from training.fit import Recipe, fit, gather
+    from training.fit import fit
+    from training.recipe import Recipe, gather
 
     folder = tmp_path_factory.mktemp("first") / "model"
     recipe = Recipe(head_epochs=2, epochs=1, rank=2, hidden=32, gold=0.0, mix=Mix(groups=4))

@@ -13,8 +13,9 @@ from test_training import recipe, threads, tiny_encoder  # noqa: F401
 
 from moderation.model import Encoder
 from moderation.schema import UserError
-from training.fit import fingerprint, fit, gather
+from training.fit import fingerprint, fit
 from training.pages import BATCH, SIBLINGS, Page, Pages, contrast, read_pages
+from training.recipe import gather
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from moderation.schema import LABELS, Article, Comment, UserError
 from training import calibrate
 from training.batches import Mix, mixed
 from training.examples import ANSWERS, group, labelled, weak
-from training.fit import Recipe, fingerprint, fit, gather
+from training.fit import fingerprint, fit
+from training.recipe import Recipe, gather
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,8 @@ def train(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from training.fit import RECIPE, Recipe, fit, gather
+    from training.fit import fit
+    from training.recipe import RECIPE, Recipe, gather
 
     chosen = Recipe.load(recipe or RECIPE)
     if encoder:

@@ -22,8 +22,9 @@ from moderation.policy import Policy
 from moderation.schema import LABELS
 from training import calibrate, evaluate
 from training.examples import Example, labelled, read_threads
-from training.fit import Material, fit, recipe_of, seal, write_model
+from training.fit import fit, seal, write_model
 from training.head import Vectors, Views, answer, fit_head
+from training.recipe import Material, recipe_of
 from training.versions import Row
 
 #: Our own labelled threads: replayed while learning, and the test split on which nothing may be lost.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from moderation.batching import plan
 from moderation.model import COMMENT_TOKENS, SEGMENT_TOKENS, Encoder
 from moderation.schema import UserError
 from moderation.text import fold
@@ -97,15 +98,10 @@ def contrast(encoder: Encoder, drawn: Sequence[tuple[Page, str]]) -> torch.Tenso
 def _vectors(encoder: Encoder, texts: Sequence[str], limit: int) -> torch.Tensor:
     """Unit vectors (N, d) with gradients."""
     ids = encoder.tokenize([fold(text) for text in texts], limit)
-    order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
-    parts, start = [], 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and (stop + 1 - start) * len(ids[order[stop]]) <= BUDGET:
-            stop += 1
-        parts.append(encoder.forward([ids[place] for place in order[start:stop]])[0])
-        start = stop
-    return torch.cat(parts)[torch.argsort(torch.tensor(order, device=encoder.device))]
+    batches = plan([len(row) for row in ids], BUDGET)
+    vectors = torch.cat([encoder.forward([ids[place] for place in batch])[0] for batch in batches])
+    order = torch.tensor([place for batch in batches for place in batch], device=encoder.device)
+    return vectors[torch.argsort(order)]
 
 
 def _nearest(some: torch.Tensor, others: torch.Tensor, own: Sequence[int]) -> torch.Tensor:

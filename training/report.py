@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from moderation.schema import LABELS, UserError
+from moderation.schema import LABELS, UserError, probability_column
 from training.examine import as_json, save_thresholds
 
 TEMPLATE = Path(__file__).parent / "report.html"
 #: What the model said of every row, without its text; beside a model it tells the desk what to expect of thresholds.
 SCORES = "scores.csv"
-_COLUMNS = tuple("p_" + label.replace("-", "_") for label in LABELS)
+_COLUMNS = tuple(map(probability_column, LABELS))
 _PROBLEMS = tuple(label for label in LABELS if label != "on-topic")
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from moderation.policy import Policy
 from moderation.readers import check_options
-from moderation.schema import Reject, UserError
+from moderation.schema import Reject, UserError, probability_column
 from moderation.score import InputError, OutputError, Summary, score
 
 from .blocks import DAMAGE, FILE, ROW, Block, handed_out, planned, read, taken
@@ -188,10 +188,6 @@ def _part(number: int) -> str:
     return f"part-{number:06d}.parquet"
 
 
-def _probability(row: Mapping) -> str:
-    return "p_" + row["label"].replace("-", "_")
-
-
 def _model(name: str | None) -> tuple[dict[str, bytes], str]:
     """The files of a model by their names, and its version."""
     from moderation.model import read_manifest
@@ -294,7 +290,7 @@ class _Scorer:
             "reasons": Counter(reject.reason for reject in rejects),
             "flagged": [
                 {"comment_text": row["comment_text"][:200]}
-                | {name: row[name] for name in ("label", _probability(row), "reason")}
+                | {name: row[name] for name in ("label", probability_column(row["label"]), "reason")}
                 for row in summary.flagged
             ],
             "machine": ray.get_runtime_context().get_node_id(),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from moderation.schema import ACTIONS, LABELS, Article, Comment, UserError, Verdict
+from moderation.schema import ACTIONS, LABELS, Article, Comment, UserError, Verdict, probability_column
 from moderation.store.tables import articles, claims, comments, predictions, texts
 from moderation.text import fold
 
@@ -21,7 +21,7 @@ SHOWS = ("undecided", "decided", "mine", "disputed", "flagged", "all")
 SORTS = ("trouble", "doubt", "newest", "oldest", "value")
 
 #: The column of a label's probability.
-PROBABILITY = {label: comments.c["p_" + label.replace("-", "_")] for label in LABELS}
+PROBABILITY = {label: comments.c[probability_column(label)] for label in LABELS}
 
 _DAY = 86_400.0
 
