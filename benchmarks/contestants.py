@@ -62,6 +62,7 @@ def _counting(moderator) -> Callable[[], float]:
 def _score(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
     from moderation import Moderator
     from moderation.articles import Articles
+    from moderation.recurring import Recurring
     from moderation.score import score
 
     source = folder / f"{len(rows)}.jsonl"
@@ -72,7 +73,8 @@ def _score(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
     runs = itertools.count()
 
     def work() -> None:
-        moderator.articles = Articles(folder / "articles" / str(next(runs)))  # every run encodes its articles, and keeps them
+        # Every run encodes what it reads anew, and keeps its articles.
+        moderator.articles, moderator.recurring = Articles(folder / "articles" / str(next(runs))), Recurring()
         score([source], folder / f"{len(rows)}.out.jsonl", moderator)
 
     return work, padding
@@ -81,11 +83,18 @@ def _score(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
 def _predict(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
     from moderation import Moderator
     from moderation.articles import Articles
+    from moderation.recurring import Recurring
 
     moderator, comments = Moderator.from_pretrained(), comments_of(rows)
     moderator.articles = Articles()  # none that an earlier run left
     padding = _counting(moderator)
-    return lambda: [moderator.predict(comments[start : start + 1024]) for start in range(0, len(rows), 1024)], padding
+
+    def work() -> None:
+        moderator.recurring = Recurring()
+        for start in range(0, len(rows), 1024):
+            moderator.predict(comments[start : start + 1024])
+
+    return work, padding
 
 
 def _limit(rows: Rows, folder: Path, with_head: bool = True) -> tuple[Work, Callable[[], float]]:

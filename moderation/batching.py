@@ -44,11 +44,14 @@ class Batch(NamedTuple):
             tokens[row, : len(text.ids)] = text.tokens
         return cls(np.stack([text.vector for text in texts]), tokens, ids)
 
+    def text(self, row: int) -> Encoded:
+        """One text by itself. A copy: a view would keep the arrays of the whole batch alive."""
+        plain = self.ids[row] >= 0
+        return Encoded(self.vectors[row].copy(), self.tokens[row][plain].astype(np.float16, copy=False), self.ids[row][plain])
+
     def texts(self) -> Iterator[Encoded]:
-        """Each text by itself. Copies: a view would keep the arrays of the whole batch alive."""
-        for vector, tokens, ids in zip(self.vectors, self.tokens, self.ids, strict=True):
-            plain = ids >= 0
-            yield Encoded(vector.copy(), tokens[plain].astype(np.float16, copy=False), ids[plain])
+        """Each text by itself."""
+        return map(self.text, range(len(self.ids)))
 
 
 def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:

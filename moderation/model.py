@@ -23,6 +23,7 @@ from moderation.articles import Articles
 from moderation.batching import LAYOUT, Batch, Encoded, plan, regrouped
 from moderation.policy import Policy
 from moderation.reason import UNSUPPORTED_LANGUAGE, explain
+from moderation.recurring import Recurring
 from moderation.schema import LABELS, Article, Comment, UserError, Verdict
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ class Moderator:
         self._scale = np.asarray(calibration["scale"], dtype=np.float64)
         self._bias = np.asarray(calibration["bias"], dtype=np.float64)
         self.articles = Articles(encoder.articles_folder)
+        self.recurring = Recurring()
 
     @classmethod
     def from_pretrained(
@@ -299,10 +301,9 @@ class Moderator:
         places: dict[str, list[int]] = {}
         for place, view in enumerate(views):
             places.setdefault(view.comment, []).append(place)
-        texts = list(places)
         # What comes from the encoder is judged while that works on the next batches.
-        for chosen, batch in regrouped(self.encoder.encode_batches(texts, COMMENT_TOKENS)):
-            pairs = [(row, place) for row, index in enumerate(chosen) for place in places[texts[index]]]
+        for texts, batch in self._encode_comments(list(places)):
+            pairs = [(row, place) for row, text in enumerate(texts) for place in places[text]]
             for start in range(0, len(pairs), LAYOUT):
                 rows, those = map(list, zip(*pairs[start : start + LAYOUT], strict=True))
                 part = Batch(*(array[rows] for array in batch)) if rows != list(range(len(batch.ids))) else batch
@@ -310,6 +311,18 @@ class Moderator:
                 for place, segment, similarity in zip(those, *evidence, strict=True):
                     nearest[place], to_parent[place] = segment, similarity
         return probabilities, nearest, to_parent
+
+    def _encode_comments(self, texts: Sequence[str]) -> Iterator[tuple[list[str], Batch]]:
+        """Distinct texts of comments, some together, as they are encoded."""
+        known = self.recurring.get(texts)
+        for start in range(0, len(known), LAYOUT):
+            some = list(known)[start : start + LAYOUT]
+            yield some, Batch.of([known[text] for text in some])
+        others = [text for text in texts if text not in known]
+        for chosen, batch in regrouped(self.encoder.encode_batches(others, COMMENT_TOKENS)):
+            some = [others[index] for index in chosen]
+            self.recurring.put(some, batch)
+            yield some, batch
 
     def _judge(
         self, views: Sequence[encoding.View], comments: Batch, parents: dict[str, Encoded]

@@ -147,7 +147,11 @@ def closest(comments: Tensor, pooled: Tensor, segments: Tensor) -> Tensor:
         comments: (B, d) unit vectors. pooled: (N, d). segments: (B, S) rows of it, the title first, -1 where there is none.
     """
     with torch.no_grad():  # a choice, not a quantity
-        near = torch.einsum("bd,bsd->bs", comments, _select(pooled, segments)).masked_fill(segments < 0, -2.0)
+        if len(pooled) < 4 * segments.shape[1]:  # comments on few articles: one product with all of them
+            near = (comments @ pooled.T).gather(1, segments.clamp(min=0))
+        else:
+            near = torch.einsum("bd,bsd->bs", comments, _select(pooled, segments))
+        near.masked_fill_(segments < 0, -2.0)
         near[:, :1] = -2.0
         best = near.topk(min(CLOSEST, near.shape[1]), dim=1)
         return torch.cat([segments[:, :1], segments.gather(1, best.indices).masked_fill(best.values < -1.5, -1)], 1)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -30,7 +31,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from moderation.batching import Batch
 from moderation.model import SEGMENT_TOKENS, Encoder, cores, middle_out
 from moderation.quantise import quantise, session
 from moderation.schema import Article, Comment
+from moderation.wordpiece import WordPieces
 
 #: Changes whenever the same model would be compiled to something else.
 VERSION = 1
@@ -70,15 +71,16 @@ class CompiledEncoder(Encoder):
         self.kind: str = facts["kind"]
         self.width: int = facts["width"]
         self._pad: int = facts["pad"]
-        self._special = np.array(facts["special"])
         self._base = Tokenizer.from_str(tokenizer.decode())
         self._base.no_padding()
-        self._tokenizers: dict[int, Any] = {}
+        self._is_special = np.isin(np.arange(1 + max(self._base.get_vocab().values())), facts["special"])
+        self._tokenizers: dict[int, WordPieces] = {}
         self.kernel = session(model)
         # One thread a run and one run a core: nobody waits at the end of every layer.
         self._cores = cores()
         self.workers = ThreadPoolExecutor(self._cores, thread_name_prefix="encoder")
         self._lock = threading.Lock()
+        self._callers = 0  # of `passes`, at the moment
 
     @property
     def device(self):
@@ -90,34 +92,44 @@ class CompiledEncoder(Encoder):
         """As `Encoder.tokenize`."""
         with self._lock:
             if max_tokens not in self._tokenizers:  # the limit is a state of the tokenizer's, so each limit has its own
-                tokenizer = type(self._base).from_str(self._base.to_str())
-                tokenizer.enable_truncation(4 * max_tokens)
-                self._tokenizers[max_tokens] = tokenizer
-        encodings = self._tokenizers[max_tokens].encode_batch_fast(list(texts))
-        return [middle_out(encoding.ids, max_tokens) for encoding in encodings]
+                self._tokenizers[max_tokens] = WordPieces(self._base, 4 * max_tokens)
+        return [middle_out(ids, max_tokens) for ids in self._tokenizers[max_tokens].ids(texts)]
 
     def passes(self, batches: Sequence[Sequence[list[int]]]) -> Iterator[Batch]:
-        """As `Encoder.passes`, on all cores; a few batches ahead of the caller, whatever their number."""
+        """As `Encoder.passes`, on all cores; a few batches ahead of the caller, whatever their number.
+
+        Where as many callers as cores are at it, each does its own work: threads that take turns on a core empty its cache.
+        """
         if len(batches) == 1:
             yield self._run(batches[0])
             return
+        with self._lock:
+            self._callers += 1
         waiting: deque[Future[Batch]] = deque()
-        for batch in batches:
-            waiting.append(self.workers.submit(self._run, batch))
-            if len(waiting) > 2 * self._cores:
+        try:
+            for batch in batches:
+                if self._callers >= self._cores:
+                    while waiting:
+                        yield waiting.popleft().result()
+                    yield self._run(batch)
+                    continue
+                waiting.append(self.workers.submit(self._run, batch))
+                if len(waiting) > 2 * self._cores:
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        finally:
+            with self._lock:
+                self._callers -= 1
 
     def _run(self, ids: Sequence[list[int]]) -> Batch:
-        longest = max(map(len, ids))
-        batch = np.full((len(ids), longest), self._pad, dtype=np.int64)
-        mask = np.zeros((len(ids), longest), dtype=np.int64)
-        for row, tokens in enumerate(ids):
-            batch[row, : len(tokens)] = tokens
-            mask[row, : len(tokens)] = 1
-        vectors, tokens = self.kernel.run(["vector", "tokens"], {"input_ids": batch, "attention_mask": mask})
-        return Batch(vectors, tokens, np.where((mask == 1) & ~np.isin(batch, self._special), batch, -1))
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        batch = np.full(mask.shape, self._pad)
+        batch[mask] = np.fromiter(itertools.chain.from_iterable(ids), np.int64, lengths.sum())
+        given = {"input_ids": batch, "attention_mask": mask.astype(np.int64)}
+        vectors, tokens = self.kernel.run(["vector", "tokens"], given)
+        return Batch(vectors, tokens, np.where(mask & ~self._is_special[batch], batch, -1))
 
 
 def compiled(manifest: dict, files: Sequence[Path], reference: Callable[[], Encoder], judge: Judge) -> CompiledEncoder | None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from moderation.network import CLOSEST, N_SIMILARITIES, Head, Table, chain
+from moderation.network import CLOSEST, N_SIMILARITIES, Head, Table, chain, closest
 
 WIDTH, SURFACE, VOCABULARY = 12, 4, 50
 
@@ -63,6 +63,17 @@ def test_the_title_and_the_closest_sentences_meet_the_comment_token_by_token(tab
         assert passages.ids[0][own].tolist() == table.ids[start : start + length].tolist()
         assert torch.equal(passages.vectors[passages.rows[0][own]], table.tokens[start : start + length])
     assert len(expected) == 1 + CLOSEST and there.sum() == sum(int(table.lengths[text]) for text in expected)
+
+
+def test_the_same_sentences_are_closest_however_many_texts_there_are():
+    random = torch.Generator().manual_seed(3)
+    pooled = normalize(torch.randn(9, 16, generator=random), dim=-1)
+    comments = normalize(torch.randn(5, 16, generator=random), dim=-1)
+    segments = torch.tensor([[0, 1, 2, 3, 4, 5], [6, 7, 8, -1, -1, -1], [-1] * 6, [8, 5, 1, 0, 2, -1], [0, 4, 3, 2, 1, 8]])
+    many = torch.cat([pooled, comments[:1].expand(100, 16)])  # the nearest of all, but nobody's
+    few = closest(comments, pooled, segments)
+    assert torch.equal(few, closest(comments, many, segments))
+    assert few[1].tolist()[0] == 6 and set(few[1].tolist()[1:]) == {7, 8, -1} and set(few[2].tolist()) == {-1}
 
 
 def test_tokens_kept_in_half_precision_are_compared_in_full_and_judged_alike(head, table):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -67,6 +68,34 @@ def test_a_text_is_encoded_the_same_whatever_its_neighbours(compiled):
     alone = compiled.encoder.encode(TEXTS[:1], 64)
     among = compiled.encoder.encode([*TEXTS, *["another comment of this thread"] * 50], 64)
     assert np.abs(alone[0] - among[0]).max() < 1e-5
+
+
+def test_where_callers_keep_the_cores_busy_each_does_its_own_work(compiled, monkeypatch):
+    ids = compiled.encoder.tokenize([f"comment number {number} of this thread" for number in range(40)], 64)
+    batches = [ids[start : start + 8] for start in range(0, len(ids), 8)]
+    run, workers = compiled.encoder._run, []
+    monkeypatch.setattr(
+        compiled.encoder, "_run", lambda batch: workers.append(threading.current_thread().name.split("_")[0]) or run(batch)
+    )
+    monkeypatch.setattr(compiled.encoder, "_cores", 2)
+    alone = list(compiled.encoder.passes(batches))
+    assert set(workers) == {"encoder"}
+    workers.clear()
+    first, second = compiled.encoder.passes(batches), compiled.encoder.passes(batches)
+    mixed = [next(first)]  # alone it begins, with what waits for it on other threads
+    both = [next(second), *second]
+    mixed += first
+    assert {"encoder", threading.current_thread().name.split("_")[0]} == set(workers)
+    for found in (mixed, both):
+        for batch, expected in zip(found, alone, strict=True):
+            assert (batch.ids == expected.ids).all() and np.abs(batch.vectors - expected.vectors).max() < 1e-5
+    workers.clear()
+    abandoned = compiled.encoder.passes(batches)
+    next(abandoned)
+    abandoned.close()
+    workers.clear()
+    assert len(list(compiled.encoder.passes(batches))) == 5
+    assert threading.current_thread().name not in workers, "who has left is no caller"
 
 
 def test_a_later_start_needs_neither_transformers_nor_peft(compiled):
