@@ -17,17 +17,18 @@ Work = Callable[[], object]
 #: Tokens of article and comment together for those who read them as a pair, and rows in a batch of theirs.
 PAIR_TOKENS, BATCH = 256, 32
 
-#: Name to what it is; the slow ones get every `--stride`-th row, which keeps the mix of lengths.
+#: Name to what it is, in the order of their turns: who is compared most closely follows at once. The slow ones get every
+#: `--stride`-th row, which keeps the mix of lengths.
 CONTESTANTS = {
     "ours": "`score`, file to file: read, label, explain, write, account",
+    "limit": "the same kernel (encoder and head) alone: every distinct text once, tokenised, packed and laid out before",
+    "limit (encoder alone)": "the same without the head",
     "ours (model only)": "`Moderator.predict` on comments in memory",
     "pipeline": "transformers `pipeline('text-classification')`, fp32",
     "CrossEncoder": "sentence-transformers `CrossEncoder.predict`",
     "SentenceTransformer": "`encode` of comments and of each article once, and a linear head",
     "SetFit": "`SetFitModel.predict`, article and comment as one text",
     "ONNX Runtime (naive)": "the same compiled encoder, pairs in batches as they come",
-    "limit": "the same kernel (encoder and head) alone: every distinct text once, tokenised, packed and laid out before",
-    "limit (encoder alone)": "the same without the head",
 }
 SLOW = {"pipeline", "CrossEncoder", "SetFit", "ONNX Runtime (naive)"}
 

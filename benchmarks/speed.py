@@ -4,7 +4,8 @@
     python benchmarks/speed.py --rows data/threads/test.jsonl --size 300   # any file of native rows
 
 Each contestant is a process of its own that loads its model and waits; then they take turns, round after round, one at a
-time, so that whatever else the machine does meets all of them alike. Ratios are the result, not absolute times.
+time, so that whatever else the machine does meets all of them alike; a first round warms up and does not count. Ratios are
+the result, not absolute times: medians of those within each round.
 `results.json`, `table.md` and `speed.png` go to `--out`.
 """
 
@@ -106,12 +107,13 @@ def _contest(rows: Rows, names: Sequence[str], options: argparse.Namespace, fold
         here.recv()  # ready; one after the other, as the memory of loading is theirs as well
     rates: dict[str, list[float]] = {name: [] for name in names}
     facts = {}
-    for _ in range(options.rounds):
+    for number in range(1 + options.rounds):
         for name, (_, pipe, count) in contestants.items():
             pipe.send("go")
             seconds, facts[name] = pipe.recv()
-            rates[name].append(count / seconds)
-            print(f"{name}: {rates[name][-1]:.1f} comments/s", file=sys.stderr, flush=True)
+            if number:  # the first round loads what is loaded at first use
+                rates[name].append(count / seconds)
+            print(f"{number}. {name}: {count / seconds:.1f} comments/s", file=sys.stderr, flush=True)
     for process, pipe, _ in contestants.values():
         pipe.send("")
         process.join()
@@ -301,7 +303,6 @@ def _start(row: dict, folder: Path) -> dict:
 def table(results: dict) -> str:
     """The results as Markdown."""
     contest = results["contest"]
-    base, limit = (contest.get(name, {}).get("rate") for name in ("pipeline", "limit"))
     lines = [
         f"{results['rows']:,} comments under {results['articles']:,} articles; {results['machine']}; USD {results['price']:.2f} an hour.",
         "",
@@ -312,8 +313,8 @@ def table(results: dict) -> str:
         padding = "–" if one["padding"] is None else f"{one['padding']:.1%}"
         lines.append(
             f"| {name} | {one['rate']:,.0f} | {min(one['rates']):,.0f}–{max(one['rates']):,.0f} | "
-            + (f"{one['rate'] / base:.1f} | " if base else "– | ")
-            + (f"{one['rate'] / limit:.0%} | " if limit else "– | ")
+            + (f"{ratio(contest, name, 'pipeline'):.1f} | " if "pipeline" in contest else "– | ")
+            + (f"{ratio(contest, name, 'limit'):.0%} | " if "limit" in contest else "– | ")
             + f"{1e3 * one['cpu']:.2f} ms | {padding} | {one['memory'] / 1e6:,.0f} MB | {1e6 / one['rate'] / 3600 * results['price']:.3f} | {one['rows']:,} |"
         )
     lines.append("")
@@ -330,6 +331,11 @@ def table(results: dict) -> str:
     if start := results["start"]:
         lines.append(f"`moderation --help` {start['help']:.2f} s; `moderation score` of one row {start['score']:.2f} s, warm.")
     return "\n".join(lines) + "\n"
+
+
+def ratio(contest: dict, one: str, other: str) -> float:
+    """How many times as fast one contestant is as another: the median of the rounds, as a round's noise is that of both."""
+    return statistics.median(a / b for a, b in zip(contest[one]["rates"], contest[other]["rates"], strict=True))
 
 
 def _plot(results: dict, path: Path) -> None:
