@@ -251,20 +251,14 @@ def _naive(rows: Rows, folder: Path) -> tuple[Work, Callable[[], float]]:
     return work, _pair_padding(rows)
 
 
-READY = dict(
-    zip(
-        CONTESTANTS,
-        (
-            _score,
-            _predict,
-            _pipeline,
-            _cross_encoder,
-            _sentence_transformer,
-            _setfit,
-            _naive,
-            _limit,
-            partial(_limit, with_head=False),
-        ),
-        strict=True,
-    )
-)
+READY = {
+    "ours": _score,
+    "limit": _limit,
+    "limit (encoder alone)": partial(_limit, with_head=False),
+    "ours (model only)": _predict,
+    "pipeline": _pipeline,
+    "CrossEncoder": _cross_encoder,
+    "SentenceTransformer": _sentence_transformer,
+    "SetFit": _setfit,
+    "ONNX Runtime (naive)": _naive,
+}

@@ -71,10 +71,11 @@ class CompiledEncoder(Encoder):
         self.kind: str = facts["kind"]
         self.width: int = facts["width"]
         self._pad: int = facts["pad"]
-        self._base = Tokenizer.from_str(tokenizer.decode())
-        self._base.no_padding()
-        self._is_special = np.isin(np.arange(1 + max(self._base.get_vocab().values())), facts["special"])
-        self._tokenizers: dict[int, WordPieces] = {}
+        whole = Tokenizer.from_str(tokenizer.decode())
+        whole.no_padding()
+        whole.no_truncation()
+        self._is_special = np.isin(np.arange(1 + max(whole.get_vocab().values())), facts["special"])
+        self._pieces = WordPieces(whole)
         self.kernel = session(model)
         # One thread a run and one run a core: nobody waits at the end of every layer.
         self._cores = cores()
@@ -90,10 +91,7 @@ class CompiledEncoder(Encoder):
 
     def tokenize(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
         """As `Encoder.tokenize`."""
-        with self._lock:
-            if max_tokens not in self._tokenizers:  # the limit is a state of the tokenizer's, so each limit has its own
-                self._tokenizers[max_tokens] = WordPieces(self._base, 4 * max_tokens)
-        return [middle_out(ids, max_tokens) for ids in self._tokenizers[max_tokens].ids(texts)]
+        return [middle_out(ids, max_tokens) for ids in self._pieces.ids(texts, 4 * max_tokens)]
 
     def passes(self, batches: Sequence[Sequence[list[int]]]) -> Iterator[Batch]:
         """As `Encoder.passes`, on all cores; a few batches ahead of the caller, whatever their number.

@@ -10,14 +10,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-#: Words that are remembered, some 20 MB; then it begins anew.
-WORDS = 1 << 16
+#: Words that are remembered, some 20 MB, and letters of the longest; with more it begins anew.
+WORDS, LONGEST = 1 << 16, 64
 #: What BERT takes for a word in ASCII: letters and digits together, any other character by itself.
 _WORD = re.compile(r"[a-z0-9]+|[^ a-z0-9]")
 
@@ -25,20 +26,17 @@ _WORD = re.compile(r"[a-z0-9]+|[^ a-z0-9]")
 class WordPieces:
     """Token numbers of texts by one tokenizer; several threads may use it at once."""
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         """Args:
-        tokenizer: taken over as it is, without padding or truncation. max_tokens: of a text, the special ones included; what
-            is beyond is cut off, the last special one kept.
+        tokenizer: one that neither pads nor truncates; it is not to be changed any more.
         """
-        self._words = type(tokenizer).from_str(tokenizer.to_str())
-        self._words.no_truncation()
-        self._whole = type(tokenizer).from_str(tokenizer.to_str())
-        self._whole.enable_truncation(max_tokens)
-        self._limit = max_tokens
+        self._tokenizer = tokenizer
+        self._whole: dict[int, Tokenizer] = {}
+        self._lock = threading.Lock()
         self._known: dict[str, Sequence[int]] = {}
         facts = json.loads(tokenizer.to_str())
         self._added = [token["content"] for token in facts["added_tokens"]]  # found in the middle of words as well
-        around = self._words.encode("a").ids
+        around = tokenizer.encode("a").ids
         self._around = around[:1], around[2:]
         self._by_word = (
             facts["model"]["type"] == "WordPiece"
@@ -49,28 +47,44 @@ class WordPieces:
             and len(around) == 3
         )
 
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text with the special ones around them."""
-        texts = list(texts)
+    def ids(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """The tokens of each text with the special ones around them, `max_tokens` at most: what is beyond is cut off, the last
+        special one kept."""
         found: list[list[int] | None] = [None] * len(texts)
-        split = [(place, _WORD.findall(text.lower())) for place, text in enumerate(texts) if self._is_simple(text)]
-        known = self._known
-        if new := {word for _, words in split for word in words}.difference(known):
-            if len(known) + len(new) > WORDS:
-                self._known = known = {}  # others may go on with the old one
-                new = {word for _, words in split for word in words}
-            words = list(new)
-            encoded = self._words.encode_batch_fast(words, add_special_tokens=False)
-            known.update((word, tuple(pieces.ids)) for word, pieces in zip(words, encoded, strict=True))
+        split = []
+        for place, text in enumerate(texts):
+            if self._by_word and text.isascii() and text.isprintable() and not any(token in text for token in self._added):
+                words = _WORD.findall(text.lower())
+                if len(max(words, key=len, default="")) <= LONGEST:
+                    split.append((place, words))
+        known = self._looked_up({word for _, words in split for word in words})
         first, last = self._around
         for place, words in split:
             ids = [*first, *itertools.chain.from_iterable(map(known.__getitem__, words)), *last]
-            if len(ids) <= self._limit:
+            if len(ids) <= max_tokens:
                 found[place] = ids
         others = [place for place, ids in enumerate(found) if ids is None]
-        for place, encoding in zip(others, self._whole.encode_batch_fast([texts[place] for place in others]), strict=True):
+        encodings = self._cut_at(max_tokens).encode_batch_fast([texts[place] for place in others])
+        for place, encoding in zip(others, encodings, strict=True):
             found[place] = encoding.ids
         return found  # type: ignore[return-value]
 
-    def _is_simple(self, text: str) -> bool:
-        return self._by_word and text.isascii() and text.isprintable() and not any(token in text for token in self._added)
+    def _looked_up(self, words: set[str]) -> dict[str, Sequence[int]]:
+        """The pieces of at least these words."""
+        known = self._known
+        if new := words.difference(known):
+            if len(known) + len(new) > WORDS:
+                self._known = known = {}  # others may go on with the old one
+                new = words
+            asked = list(new)
+            encodings = self._tokenizer.encode_batch_fast(asked, add_special_tokens=False)
+            known.update((word, tuple(encoding.ids)) for word, encoding in zip(asked, encodings, strict=True))
+        return known
+
+    def _cut_at(self, max_tokens: int) -> Tokenizer:
+        with self._lock:
+            if max_tokens not in self._whole:  # the limit is a state of the tokenizer's, so each limit has its own
+                whole = type(self._tokenizer).from_str(self._tokenizer.to_str())
+                whole.enable_truncation(max_tokens)
+                self._whole[max_tokens] = whole
+            return self._whole[max_tokens]

@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import contestants
 import speed
 
 
@@ -92,6 +93,14 @@ def test_more_rows_than_there_are_come_as_new_texts_under_new_articles():
     assert more[:5] == rows and len(more) == 13
     assert len({row["comment_text"] for row in more}) == 13 and len({row["article_id"] for row in more}) == 6
     assert all(4 <= len(row["comment_text"].split()) <= 6 for row in more)
+
+
+def test_each_contestant_is_what_its_name_says():
+    assert contestants.READY.keys() == contestants.CONTESTANTS.keys() and contestants.CONTESTANTS.keys() > contestants.SLOW
+    for name, work in contestants.READY.items():
+        called = getattr(work, "func", work).__name__.strip("_").replace("_", "")
+        words = "".join(filter(str.isalnum, f"{name} {contestants.CONTESTANTS[name]}".lower()))
+        assert called in words, f"{name} is measured by {called}"
 
 
 def test_a_contestant_that_is_none_is_named(tmp_path):

@@ -22,6 +22,7 @@ ODD = [
     "##ing ##",
     "snake_case, e-mail@example.org (50%)",
     "a" * 150,
+    "a" * 65 + " " + "a" * 64,
     "word " * 700,
     "Tab\tand\nline and \x00 nothing \x7f",
     "naïve İstanbul ſ 漢字 👍",
@@ -33,12 +34,13 @@ ODD = [
 def bert():
     tokenizer = Tokenizer.from_file(str(Path(find_encoder(DEFAULT_ENCODER)) / "tokenizer.json"))
     tokenizer.no_padding()
+    tokenizer.no_truncation()
     return tokenizer
 
 
 @pytest.fixture(scope="module")
 def short(bert):
-    return WordPieces(bert, 16), cut(bert, 16)
+    return WordPieces(bert), cut(bert, 16)
 
 
 def cut(tokenizer, limit):
@@ -61,7 +63,7 @@ def written():
 @pytest.mark.parametrize("limit", [8, 512])
 def test_what_people_write_gets_the_tokenizers_tokens(bert, limit):
     texts = [*written(), *ODD]
-    assert WordPieces(bert, limit).ids(texts) == plainly(bert, texts, limit)
+    assert WordPieces(bert).ids(texts, limit) == plainly(bert, texts, limit)
 
 
 @settings(max_examples=300, deadline=None)
@@ -69,7 +71,7 @@ def test_what_people_write_gets_the_tokenizers_tokens(bert, limit):
 @example(ODD)
 def test_any_text_does(short, texts):
     pieces, whole = short
-    assert pieces.ids(texts) == [encoding.ids for encoding in whole.encode_batch(texts)]
+    assert pieces.ids(texts, 16) == [encoding.ids for encoding in whole.encode_batch(texts)]
 
 
 def test_another_kind_of_tokenizer_is_asked_for_the_whole_text():
@@ -79,16 +81,16 @@ def test_another_kind_of_tokenizer_is_asked_for_the_whole_text():
         ["the bridge is closed", "the ferry is not"], trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     )
     texts = ["The ferry", "is the bridge  closed?", *ODD]
-    assert WordPieces(tokenizer, 64).ids(texts) == plainly(tokenizer, texts, 64)
+    assert WordPieces(tokenizer).ids(texts, 64) == plainly(tokenizer, texts, 64)
 
 
 def test_words_are_forgotten_when_they_are_too_many_and_threads_do_not_mind(bert, monkeypatch):
     monkeypatch.setattr(wordpiece, "WORDS", 50)
     texts = list(written())[:2000]
-    expected, pieces, found = plainly(bert, texts, 64), WordPieces(bert, 64), {}
+    expected, pieces, found = plainly(bert, texts, 64), WordPieces(bert), {}
 
     def work(number):
-        found[number] = [pieces.ids([text])[0] for text in texts[number:] + texts[:number]]
+        found[number] = [pieces.ids([text], 64)[0] for text in texts[number:] + texts[:number]]
 
     threads = [threading.Thread(target=work, args=(500 * number,)) for number in range(4)]
     for thread in threads:
