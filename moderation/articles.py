@@ -154,4 +154,4 @@ class Articles:
 
 def size(article: list[Encoded]) -> int:
     """Bytes of an encoded article."""
-    return sum(array.nbytes for segment in article for array in segment)
+    return sum(segment.nbytes for segment in article)

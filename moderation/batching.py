@@ -25,6 +25,11 @@ class Encoded(NamedTuple):
     tokens: np.ndarray
     ids: np.ndarray
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(array.nbytes for array in self)
+
 
 class Batch(NamedTuple):
     """The texts of one pass: unit vectors (B, d) float32, unit vectors (B, T, d) of their tokens, and their numbers (B, T), -1

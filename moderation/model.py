@@ -315,8 +315,9 @@ class Moderator:
     def _encode_comments(self, texts: Sequence[str]) -> Iterator[tuple[list[str], Batch]]:
         """Distinct texts of comments, some together, as they are encoded."""
         known = self.recurring.get(texts)
-        for start in range(0, len(known), LAYOUT):
-            some = list(known)[start : start + LAYOUT]
+        again = list(known)
+        for start in range(0, len(again), LAYOUT):
+            some = again[start : start + LAYOUT]
             yield some, Batch.of([known[text] for text in some])
         others = [text for text in texts if text not in known]
         for chosen, batch in regrouped(self.encoder.encode_batches(others, COMMENT_TOKENS)):

@@ -46,13 +46,8 @@ class Recurring:
                     self._seen.add(number)
                 elif text not in self._kept:
                     self._kept[text] = encoded = batch.text(row)
-                    self.bytes += size(encoded)
+                    self.bytes += encoded.nbytes
             while self.bytes > self.most:
-                self.bytes -= size(self._kept.popitem(last=False)[1])
+                self.bytes -= self._kept.popitem(last=False)[1].nbytes
             if len(self._seen) > self.most_seen:
                 self._seen.clear()
-
-
-def size(encoded: Encoded) -> int:
-    """Bytes of an encoded text."""
-    return sum(array.nbytes for array in encoded)

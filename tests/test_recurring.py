@@ -5,7 +5,7 @@ import pytest
 
 from moderation import Article, Comment
 from moderation.batching import Batch, Encoded
-from moderation.recurring import Recurring, size
+from moderation.recurring import Recurring
 
 BRIDGE = Article(title="Council votes to close the bridge", text="Two of its four piers are cracked, says the engineer.")
 FERRY = Article(title="Ferry line to open in May", text="It will cross every twenty minutes, the port says.")
@@ -28,14 +28,14 @@ def test_what_came_twice_is_known_the_third_time():
 
 
 def test_those_used_least_recently_go():
-    recurring = Recurring(kept=3 * size(encoded(0)))
+    recurring = Recurring(kept=3 * encoded(0).nbytes)
     for name in "abcb":
         for _ in range(2):
             recurring.put([name], Batch.of([encoded(1)]))
     recurring.get(["a"])
     for _ in range(2):
         recurring.put(["d"], Batch.of([encoded(1)]))
-    assert recurring.get(list("abcd")).keys() == {"a", "c", "d"} and recurring.bytes == 3 * size(encoded(0))
+    assert recurring.get(list("abcd")).keys() == {"a", "c", "d"} and recurring.bytes == 3 * encoded(0).nbytes
 
 
 def test_the_memory_of_what_came_once_is_bounded():
