@@ -14,8 +14,8 @@ import numpy as np
 
 #: What a pass of the encoder costs besides its tokens, in tokens.
 PASS = 12
-#: Comments that are laid out for the head at a time, with the tokens of their articles' closest sentences: some megabytes.
-LAYOUT = 48
+#: Comments that are laid out for the head at a time, and their tokens with padding: some megabytes with those of their context.
+LAYOUT, LAYOUT_TOKENS = 256, 4096
 
 
 class Encoded(NamedTuple):
@@ -91,14 +91,20 @@ def plan(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
+def room(longest: int) -> int:
+    """How many texts of at most `longest` tokens are laid out for the head at a time."""
+    return max(1, min(LAYOUT, LAYOUT_TOKENS // max(1, longest)))
+
+
 def regrouped(batches: Iterable[tuple[list[int], Batch]]) -> Iterator[tuple[list[int], Batch]]:
-    """Batches of the encoder's, neighbours joined while they come to `LAYOUT` texts at most: a group costs the head something
-    whatever its size."""
+    """Batches of the encoder's, neighbours joined while there is `room`: a group costs the head something whatever its size."""
     held: list[tuple[list[int], Batch]] = []
+    texts = longest = 0
     for chosen, batch in batches:
-        if held and sum(len(those) for those, _ in held) + len(chosen) > LAYOUT:
+        texts, longest = texts + len(chosen), max(longest, batch.ids.shape[1])
+        if held and texts > room(longest):
             yield _joined(held)
-            held = []
+            held, texts, longest = [], len(chosen), batch.ids.shape[1]
         held.append((chosen, batch))
     if held:
         yield _joined(held)

@@ -20,7 +20,7 @@ import numpy as np
 
 from moderation import text as encoding
 from moderation.articles import Articles
-from moderation.batching import LAYOUT, Batch, Encoded, plan, regrouped
+from moderation.batching import LAYOUT_TOKENS, Batch, Encoded, plan, regrouped, room
 from moderation.policy import Policy
 from moderation.reason import UNSUPPORTED_LANGUAGE, explain
 from moderation.recurring import Recurring
@@ -304,8 +304,9 @@ class Moderator:
         # What comes from the encoder is judged while that works on the next batches.
         for texts, batch in self._encode_comments(list(places)):
             pairs = [(row, place) for row, text in enumerate(texts) for place in places[text]]
-            for start in range(0, len(pairs), LAYOUT):
-                rows, those = map(list, zip(*pairs[start : start + LAYOUT], strict=True))
+            most = room(batch.ids.shape[1])
+            for start in range(0, len(pairs), most):
+                rows, those = map(list, zip(*pairs[start : start + most], strict=True))
                 part = Batch(*(array[rows] for array in batch)) if rows != list(range(len(batch.ids))) else batch
                 probabilities[those], *evidence = self._judge([views[place] for place in those], part, parents)
                 for place, segment, similarity in zip(those, *evidence, strict=True):
@@ -316,8 +317,8 @@ class Moderator:
         """Distinct texts of comments, some together, as they are encoded."""
         known = self.recurring.get(texts)
         again = list(known)
-        for start in range(0, len(again), LAYOUT):
-            some = again[start : start + LAYOUT]
+        for chosen in plan([len(known[text].ids) for text in again], LAYOUT_TOKENS):
+            some = [again[index] for index in chosen]
             yield some, Batch.of([known[text] for text in some])
         others = [text for text in texts if text not in known]
         for chosen, batch in regrouped(self.encoder.encode_batches(others, COMMENT_TOKENS)):

@@ -54,15 +54,13 @@ class Context(NamedTuple):
         # A few comments at a time: what is laid out for them then stays in a core's cache. In the precision of the comments, but not
         # in bfloat16, quick as it is: PyTorch keeps a compiled product for each shape, a thousand in every thread.
         size = SLICE if some.vectors.device.type == "cpu" else len(longest)
-        parts = []
+        whole = some.vectors.new_full((*some.ids.shape, self.rows.shape[1]), -1.0)
         for start in range(0, len(longest), size):
             few = slice(start, start + size)
             width = max(1, *longest[few])
             others = _select(self.vectors, self.rows[few, :width]).to(some.vectors.dtype)
-            met = some.vectors[few] @ others.transpose(1, 2)
-            parts.append(F.pad(met, (0, self.rows.shape[1] - width)))
-        whole = torch.cat(parts).float()
-        return whole.masked_fill_((self.rows < 0)[:, None], -1.0).masked_fill_((some.ids < 0)[:, :, None], -1.0)
+            whole[few, :, :width] = some.vectors[few] @ others.transpose(1, 2)
+        return whole.float().masked_fill_((self.rows < 0)[:, None], -1.0).masked_fill_((some.ids < 0)[:, :, None], -1.0)
 
 
 class Thread(NamedTuple):

@@ -1,7 +1,7 @@
 """The batch job: any export in, one labelled row out for every comment, resumable and accounted for.
 
-Chunks are read ahead and judged by workers, one more than there are cores, and written in the order of the input; the cores
-wait neither for reading nor for writing.
+Chunks are read ahead and judged by workers, one a core, and written in the order of the input; the cores wait neither for
+reading nor for writing.
 
 While it runs, everything lies in a folder beside the output, `OUT.partial/`: rows and rejects are appended there and a
 journal says how far both are known to be complete. A run that was interrupted, however, is taken up from the journal's
@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import errno
 import fcntl
+import gc
 import hashlib
 import heapq
 import itertools
@@ -374,6 +375,7 @@ def _ahead(chunks: Iterator[list[Comment | Reject]], judge: Callable[[list[Comme
     failure: InputError | None = None
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the workers are the parallelism; threads within them would only wait for each other
+    gc.freeze()  # what is loaded stays: to look through all of it for garbage stops every worker for a tenth of a second
     pool = ThreadPoolExecutor(workers, thread_name_prefix="judge", initializer=_be_patient)
     try:
         more = True
@@ -392,6 +394,7 @@ def _ahead(chunks: Iterator[list[Comment | Reject]], judge: Callable[[list[Comme
             raise failure
     finally:
         pool.shutdown(cancel_futures=True)
+        gc.unfreeze()
         torch.set_num_threads(threads)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moderation.batching import LAYOUT, PASS, Batch, Encoded, plan, regrouped
+from moderation.batching import LAYOUT, LAYOUT_TOKENS, PASS, Batch, Encoded, plan, regrouped, room
 
 
 def test_batches_hold_every_text_once_within_budget_and_hardly_padded():
@@ -46,15 +46,22 @@ def text(number, tokens):
 
 
 def test_small_batches_are_joined_and_each_text_stays_what_it_was():
-    sizes = [20, 20, 30, LAYOUT + 5, 1, 2]
+    sizes = [200, 40, 20, LAYOUT + 5, 1, 2]
     numbers = iter(range(1000))
     groups = [[next(numbers) for _ in range(size)] for size in sizes]
     batches = [(group, Batch.of([text(number, number % 7) for number in group])) for group in groups]
     joined = list(regrouped(batches))
-    assert [len(chosen) for chosen, _ in joined] == [40, 30, LAYOUT + 5, 3]
+    assert [len(chosen) for chosen, _ in joined] == [240, 20, LAYOUT + 5, 3]
     assert [number for chosen, _ in joined for number in chosen] == list(range(sum(sizes)))
     for chosen, batch in joined:
         for number, found in zip(chosen, batch.texts(), strict=True):
             expected = text(number, number % 7)
             assert all((here == there).all() and here.shape == there.shape for here, there in zip(found, expected, strict=True))
     assert list(regrouped([])) == []
+
+
+def test_what_is_laid_out_at_a_time_is_bounded_by_texts_and_by_tokens():
+    long = LAYOUT_TOKENS // 3
+    batches = [([number], Batch.of([text(number, long)])) for number in range(7)]
+    assert [chosen for chosen, _ in regrouped(batches)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [room(tokens) for tokens in (0, 1, long, 10 * LAYOUT_TOKENS)] == [LAYOUT, LAYOUT, 3, 1]
