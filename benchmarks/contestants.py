@@ -145,7 +145,7 @@ def _head_alone(moderator, comments: list) -> list[Callable[[], object]]:
     seen = []
     forward = moderator.head.forward
     moderator.head.forward = lambda thread: seen.append(thread) or forward(thread)
-    moderator.infer(comments)
+    moderator.predict_proba(comments)
     del moderator.head.forward
 
     def job(thread) -> None:

@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -182,6 +182,16 @@ def _has_bfloat16(device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+class Inferred(NamedTuple):
+    """What the model says of some comments: their places among those asked about, probabilities (n, 4), the nearest article segment
+    with its similarity, and the similarity to the parent, None where there is none."""
+
+    places: list[int]
+    probabilities: np.ndarray
+    nearest: list[tuple[str, float] | None]
+    to_parent: list[float | None]
+
+
 class Moderator:
     """Labels comments in their thread. Build one with `from_pretrained`; it can be shared between threads of a process."""
 
@@ -264,40 +274,43 @@ class Moderator:
         # The same text in the same context is the same question: readers who agree write "lol" a hundred times.
         questions = [(comment.text, comment.article, comment.parent_text) for comment in comments]
         distinct = dict(zip(questions, comments, strict=True))
-        probabilities, nearest, parents = self.infer(list(distinct.values()))
+        asked = list(distinct.items())
         verdicts = {}
-        for index, (question, comment) in enumerate(distinct.items()):
-            by_label = dict(zip(LABELS, probabilities[index].tolist(), strict=True))
-            label = max(by_label, key=by_label.__getitem__)
-            language = encoding.detect_language(comment.text)
-            supported = not language or language in self.languages
-            evidence = nearest[index]
-            reason = explain(label, comment, evidence, parents[index]) if supported else UNSUPPORTED_LANGUAGE
-            if supported and by_label[label] < 0.5:
-                reason = f"uncertain, no label reaches one half; {reason}"
-            verdicts[question] = Verdict(
-                label=label,
-                probabilities=by_label,
-                action=policy.action(by_label, supported),
-                reason=reason,
-                model_version=self.version,
-                evidence=evidence,
-            )
+        for part in self._infer(list(distinct.values())):
+            for place, probabilities, evidence, to_parent in zip(*part, strict=True):
+                question, comment = asked[place]
+                by_label = dict(zip(LABELS, probabilities.tolist(), strict=True))
+                label = max(by_label, key=by_label.__getitem__)
+                language = encoding.detect_language(comment.text)
+                supported = not language or language in self.languages
+                reason = explain(label, comment, evidence, to_parent) if supported else UNSUPPORTED_LANGUAGE
+                if supported and by_label[label] < 0.5:
+                    reason = f"uncertain, no label reaches one half; {reason}"
+                verdicts[question] = Verdict(
+                    label=label,
+                    probabilities=by_label,
+                    action=policy.action(by_label, supported),
+                    reason=reason,
+                    model_version=self.version,
+                    evidence=evidence,
+                )
         return [verdicts[question] for question in questions]
 
     def predict_proba(self, comments: Iterable[Comment]) -> np.ndarray:
         """Calibrated probabilities (N, 4) in the order of `LABELS`."""
-        return self.infer(list(comments))[0]
+        comments = list(comments)
+        probabilities = np.zeros((len(comments), len(LABELS)))
+        for part in self._infer(comments):
+            probabilities[part.places] = part.probabilities
+        return probabilities
 
-    def infer(self, comments: Sequence[Comment]) -> tuple[np.ndarray, list[tuple[str, float] | None], list[float | None]]:
-        """Probabilities (N, 4), the nearest article segment with its similarity, and the similarity to the parent."""
+    def _infer(self, comments: Sequence[Comment]) -> Iterator[Inferred]:
+        """Comments some at a time, as they are done: what is made of them in between is then spread over the run. In one piece at the
+        end it would keep Python to itself for a tenth of a second, and other threads, whose passes of the head need it, waiting."""
         views = [encoding.view(comment) for comment in comments]
         parents = self._encode_distinct([view.parent for view in views if view.parent], PARENT_TOKENS)
         distinct = dict.fromkeys(view.segments for view in views)
         self._encode_articles(dict.fromkeys(itertools.islice(distinct, AHEAD)))
-        probabilities = np.zeros((len(views), len(LABELS)))
-        nearest: list[tuple[str, float] | None] = [None] * len(views)
-        to_parent: list[float | None] = [None] * len(views)
         places: dict[str, list[int]] = {}
         for place, view in enumerate(views):
             places.setdefault(view.comment, []).append(place)
@@ -308,10 +321,7 @@ class Moderator:
             for start in range(0, len(pairs), most):
                 rows, those = map(list, zip(*pairs[start : start + most], strict=True))
                 part = Batch(*(array[rows] for array in batch)) if rows != list(range(len(batch.ids))) else batch
-                probabilities[those], *evidence = self._judge([views[place] for place in those], part, parents)
-                for place, segment, similarity in zip(those, *evidence, strict=True):
-                    nearest[place], to_parent[place] = segment, similarity
-        return probabilities, nearest, to_parent
+                yield Inferred(those, *self._judge([views[place] for place in those], part, parents))
 
     def _encode_comments(self, texts: Sequence[str]) -> Iterator[tuple[list[str], Batch]]:
         """Distinct texts of comments, some together, as they are encoded."""
@@ -329,7 +339,7 @@ class Moderator:
     def _judge(
         self, views: Sequence[encoding.View], comments: Batch, parents: dict[str, Encoded]
     ) -> tuple[np.ndarray, list[tuple[str, float] | None], list[float | None]]:
-        """As `infer`, for views whose comments are encoded, row by row."""
+        """As in `Inferred`, for views whose comments are encoded, row by row."""
         import torch
 
         from moderation.network import Table, Tokens, chain, closest

@@ -20,6 +20,7 @@ import itertools
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter, deque
@@ -375,6 +376,8 @@ def _ahead(chunks: Iterator[list[Comment | Reject]], judge: Callable[[list[Comme
     failure: InputError | None = None
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the workers are the parallelism; threads within them would only wait for each other
+    patience = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)  # seconds that one who only needs Python for a moment waits for one who needs it for long
     gc.freeze()  # what is loaded stays: to look through all of it for garbage stops every worker for a tenth of a second
     pool = ThreadPoolExecutor(workers, thread_name_prefix="judge", initializer=_be_patient)
     try:
@@ -395,6 +398,7 @@ def _ahead(chunks: Iterator[list[Comment | Reject]], judge: Callable[[list[Comme
     finally:
         pool.shutdown(cancel_futures=True)
         gc.unfreeze()
+        sys.setswitchinterval(patience)
         torch.set_num_threads(threads)
 
 

@@ -96,8 +96,8 @@ def test_evidence_is_a_sentence_of_the_article_with_its_cosine(moderator):
 
 def test_the_same_text_in_the_same_context_is_judged_once_and_answered_every_time(moderator, monkeypatch):
     asked = []
-    infer = moderator.infer
-    monkeypatch.setattr(moderator, "infer", lambda comments: asked.append(len(comments)) or infer(comments))
+    infer = moderator._infer
+    monkeypatch.setattr(moderator, "_infer", lambda comments: asked.append(len(comments)) or infer(comments))
     other = Article(title="The cherries are in bloom")
     one, two = Comment("lol", "1", article=BRIDGE), Comment("Who pays for it?", "2", article=BRIDGE)
     verdicts = moderator.predict([one, two, replace(one, comment_id="3", author="x"), replace(two, article=other), one])
