@@ -1,6 +1,7 @@
 """The batch job with the real model: accounting, resuming, formats, hostile rows."""
 
 import csv
+import gc
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 
 import pytest
+import torch
 from conftest import ROOT, SAMPLES
 from hypothesis import given
 from hypothesis import strategies as st
@@ -188,6 +190,25 @@ def test_the_summary_of_an_interrupted_run_counts_all_of_it(moderator, tmp_path,
         assert getattr(summary, name) == getattr(straight, name)
     assert (tmp_path / f"out{suffix}").read_bytes() == (tmp_path / f"straight{suffix}").read_bytes()
     assert len(summary.flagged) == SHOWN and all(row["action"] != "approve" for row in summary.flagged)
+
+
+def test_a_run_leaves_the_process_as_it_found_it(moderator, tmp_path):
+    def state():
+        return torch.get_num_threads(), sys.getswitchinterval(), gc.get_freeze_count()
+
+    before = state()
+    score([SAMPLES], tmp_path / "out.jsonl", moderator)
+    assert state() == before
+
+    def fails(done):
+        if done:
+            during.append(state())
+            raise KeyboardInterrupt
+
+    during = []
+    with pytest.raises(KeyboardInterrupt):
+        score([SAMPLES], tmp_path / "other.jsonl", moderator, progress=fails)
+    assert state() == before != during[0]
 
 
 def test_a_damaged_folder_of_an_interrupted_run_is_named(moderator, tmp_path):
