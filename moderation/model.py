@@ -37,7 +37,7 @@ DEFAULT_MODEL = Path(__file__).parent / "weights"
 
 #: Token limits of the three kinds of text.
 COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS = 128, 96, 64
-#: Articles that are encoded before the comments under them; of more, those of a batch at a time.
+#: Articles that are encoded before the comments under them; of more, at most as many at a time with theirs.
 AHEAD = 64
 
 
@@ -317,7 +317,7 @@ class Moderator:
         # What comes from the encoder is judged while that works on the next batches.
         for texts, batch in self._encode_comments(list(places)):
             pairs = [(row, place) for row, text in enumerate(texts) for place in places[text]]
-            most = room(batch.ids.shape[1])
+            most = room(batch.ids.shape[1]) if len(distinct) <= AHEAD else min(AHEAD, room(batch.ids.shape[1]))
             for start in range(0, len(pairs), most):
                 rows, those = map(list, zip(*pairs[start : start + most], strict=True))
                 part = Batch(*(array[rows] for array in batch)) if rows != list(range(len(batch.ids))) else batch

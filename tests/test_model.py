@@ -10,7 +10,7 @@ import pytest
 
 from moderation import Article, Comment, Moderator, UserError
 from moderation.articles import Articles, size
-from moderation.model import DEFAULT_ENCODER, DEFAULT_MODEL, Encoder, find_encoder, load_encoder
+from moderation.model import AHEAD, DEFAULT_ENCODER, DEFAULT_MODEL, Encoder, find_encoder, load_encoder
 from moderation.schema import LABELS
 from moderation.text import segments
 
@@ -103,6 +103,15 @@ def test_the_same_text_in_the_same_context_is_judged_once_and_answered_every_tim
     verdicts = moderator.predict([one, two, replace(one, comment_id="3", author="x"), replace(two, article=other), one])
     assert asked == [3] and verdicts[0] == verdicts[2] == verdicts[4] and verdicts[1] != verdicts[3]
     assert verdicts[1].evidence[0] != "The cherries are in bloom" == verdicts[3].evidence[0]
+
+
+def test_of_many_articles_few_are_held_at_a_time(moderator, monkeypatch):
+    held = []
+    encode = moderator._encode_articles
+    monkeypatch.setattr(moderator, "_encode_articles", lambda wanted: held.append(len(wanted)) or encode(wanted))
+    articles = [Article(title=f"Bridge {number} closes") for number in range(3 * AHEAD)]
+    moderator.predict_proba([Comment(f"Number {number}?", article=article) for number, article in enumerate(articles)])
+    assert 1 < max(held) <= AHEAD
 
 
 def test_several_threads_may_share_a_model(moderator, monkeypatch):
