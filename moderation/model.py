@@ -37,8 +37,9 @@ DEFAULT_MODEL = Path(__file__).parent / "weights"
 
 #: Token limits of the three kinds of text.
 COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS = 128, 96, 64
-#: Articles that are encoded before the comments under them; of more, at most as many at a time with theirs.
-AHEAD = 64
+#: Segments of articles that are held at a time: so many are encoded before the comments under them, and so many, or one article's,
+#: meet their comments in the head.
+SEGMENTS = 800
 
 
 def find_encoder(name: str) -> str:
@@ -310,16 +311,16 @@ class Moderator:
         views = [encoding.view(comment) for comment in comments]
         parents = self._encode_distinct([view.parent for view in views if view.parent], PARENT_TOKENS)
         distinct = dict.fromkeys(view.segments for view in views)
-        self._encode_articles(dict.fromkeys(itertools.islice(distinct, AHEAD)))
+        counts = itertools.accumulate(map(len, distinct))
+        self._encode_articles({segments: None for segments, count in zip(distinct, counts, strict=True) if count <= SEGMENTS})
         places: dict[str, list[int]] = {}
         for place, view in enumerate(views):
             places.setdefault(view.comment, []).append(place)
         # What comes from the encoder is judged while that works on the next batches.
         for texts, batch in self._encode_comments(list(places)):
             pairs = [(row, place) for row, text in enumerate(texts) for place in places[text]]
-            most = room(batch.ids.shape[1]) if len(distinct) <= AHEAD else min(AHEAD, room(batch.ids.shape[1]))
-            for start in range(0, len(pairs), most):
-                rows, those = map(list, zip(*pairs[start : start + most], strict=True))
+            for some in _parts(pairs, views, room(batch.ids.shape[1])):
+                rows, those = map(list, zip(*some, strict=True))
                 part = Batch(*(array[rows] for array in batch)) if rows != list(range(len(batch.ids))) else batch
                 yield Inferred(those, *self._judge([views[place] for place in those], part, parents))
 
@@ -407,12 +408,27 @@ class Moderator:
         found = self.articles.get(wanted.keys())
         missing = [segments for segments in wanted if segments and segments not in found]
         flat = self._encode_distinct([segment for segments in missing for segment in segments], SEGMENT_TOKENS)
-        # Copies: a slice would keep the arrays of its whole batch alive.
-        encoded = {
-            segments: [Encoded(*(array.copy() for array in flat[segment])) for segment in segments] for segments in missing
-        }
+        encoded = {segments: [flat[segment] for segment in segments] for segments in missing}
         self.articles.put(encoded)
         return found | encoded
+
+
+def _parts(pairs: Sequence[tuple[int, int]], views: Sequence[encoding.View], most: int) -> Iterator[list[tuple[int, int]]]:
+    """Pairs (row, place among `views`) some at a time: `most` of them, and under articles of no more than `SEGMENTS`."""
+    part: list[tuple[int, int]] = []
+    articles: set[tuple[str, ...]] = set()
+    held = 0
+    for pair in pairs:
+        segments = views[pair[1]].segments
+        more = 0 if segments in articles else len(segments)
+        if part and (len(part) == most or held + more > SEGMENTS):
+            yield part
+            part, articles, held, more = [], set(), 0, len(segments)
+        part.append(pair)
+        articles.add(segments)
+        held += more
+    if part:
+        yield part
 
 
 def cores() -> int:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moderation import Article, Comment, Moderator, UserError
+from moderation import Article, Comment, Moderator, UserError, model
 from moderation.articles import Articles, size
-from moderation.model import AHEAD, DEFAULT_ENCODER, DEFAULT_MODEL, Encoder, find_encoder, load_encoder
+from moderation.model import DEFAULT_ENCODER, DEFAULT_MODEL, Encoder, find_encoder, load_encoder
 from moderation.schema import LABELS
 from moderation.text import segments
 
@@ -108,10 +108,15 @@ def test_the_same_text_in_the_same_context_is_judged_once_and_answered_every_tim
 def test_of_many_articles_few_are_held_at_a_time(moderator, monkeypatch):
     held = []
     encode = moderator._encode_articles
-    monkeypatch.setattr(moderator, "_encode_articles", lambda wanted: held.append(len(wanted)) or encode(wanted))
-    articles = [Article(title=f"Bridge {number} closes") for number in range(3 * AHEAD)]
-    moderator.predict_proba([Comment(f"Number {number}?", article=article) for number, article in enumerate(articles)])
-    assert 1 < max(held) <= AHEAD
+    monkeypatch.setattr(moderator, "_encode_articles", lambda wanted: held.append(sum(map(len, wanted))) or encode(wanted))
+    monkeypatch.setattr(model, "SEGMENTS", 30)
+    text = " ".join(f"Pier number {number} is cracked." for number in range(6))
+    articles = [Article(title=f"Bridge {number} closes", text=text) for number in range(50)]
+    comments = [Comment(f"Number {number}?", article=article) for number, article in enumerate(articles)]
+    few = moderator.predict_proba(comments)
+    assert len(held) > 10 and max(held) == 28  # of seven segments each, four articles
+    monkeypatch.undo()
+    assert np.allclose(few, moderator.predict_proba(comments), atol=0.02)
 
 
 def test_several_threads_may_share_a_model(moderator, monkeypatch):
