@@ -40,6 +40,8 @@ COMMENT_TOKENS, PARENT_TOKENS, SEGMENT_TOKENS = 128, 96, 64
 #: Segments of articles that are held at a time: so many are encoded before the comments under them, and so many, or one article's,
 #: meet their comments in the head.
 SEGMENTS = 800
+#: Different parents of comments that are held at a time; one of 96 tokens takes 75 kB.
+PARENTS = 512
 
 
 def find_encoder(name: str) -> str:
@@ -309,20 +311,21 @@ class Moderator:
         """Comments some at a time, as they are done: what is made of them in between is then spread over the run. In one piece at the
         end it would keep Python to itself for a tenth of a second, and other threads, whose passes of the head need it, waiting."""
         views = [encoding.view(comment) for comment in comments]
-        parents = self._encode_distinct([view.parent for view in views if view.parent], PARENT_TOKENS)
         distinct = dict.fromkeys(view.segments for view in views)
         counts = itertools.accumulate(map(len, distinct))
         self._encode_articles({segments: None for segments, count in zip(distinct, counts, strict=True) if count <= SEGMENTS})
-        places: dict[str, list[int]] = {}
-        for place, view in enumerate(views):
-            places.setdefault(view.comment, []).append(place)
-        # What comes from the encoder is judged while that works on the next batches.
-        for texts, batch in self._encode_comments(list(places)):
-            pairs = [(row, place) for row, text in enumerate(texts) for place in places[text]]
-            for some in _parts(pairs, views, room(batch.ids.shape[1])):
-                rows, those = map(list, zip(*some, strict=True))
-                part = Batch(*(array[rows] for array in batch)) if rows != list(range(len(batch.ids))) else batch
-                yield Inferred(those, *self._judge([views[place] for place in those], part, parents))
+        for section in _sections(views):
+            parents = self._encode_distinct([views[place].parent for place in section if views[place].parent], PARENT_TOKENS)
+            places: dict[str, list[int]] = {}
+            for place in section:
+                places.setdefault(views[place].comment, []).append(place)
+            # What comes from the encoder is judged while that works on the next batches.
+            for texts, batch in self._encode_comments(list(places)):
+                pairs = [(row, place) for row, text in enumerate(texts) for place in places[text]]
+                for some in _parts(pairs, views, room(batch.ids.shape[1])):
+                    rows, those = map(list, zip(*some, strict=True))
+                    part = Batch(*(array[rows] for array in batch)) if rows != list(range(len(batch.ids))) else batch
+                    yield Inferred(those, *self._judge([views[place] for place in those], part, parents))
 
     def _encode_comments(self, texts: Sequence[str]) -> Iterator[tuple[list[str], Batch]]:
         """Distinct texts of comments, some together, as they are encoded."""
@@ -411,6 +414,21 @@ class Moderator:
         encoded = {segments: [flat[segment] for segment in segments] for segments in missing}
         self.articles.put(encoded)
         return found | encoded
+
+
+def _sections(views: Sequence[encoding.View]) -> Iterator[list[int]]:
+    """Places of all views, those together that answer no more than `PARENTS` different comments."""
+    answers: dict[str, list[int]] = {}
+    for place, view in enumerate(views):
+        answers.setdefault(view.parent, []).append(place)
+    section = answers.pop("", [])
+    for number, places in enumerate(answers.values(), 1):
+        section += places
+        if number % PARENTS == 0:
+            yield section
+            section = []
+    if section:
+        yield section
 
 
 def _parts(pairs: Sequence[tuple[int, int]], views: Sequence[encoding.View], most: int) -> Iterator[list[tuple[int, int]]]:

@@ -9,12 +9,16 @@ errors away, but not those that all tokens share: these are measured and taken b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 #: How much of the unevenness of an activation's columns is moved into the weights (SmoothQuant's alpha).
 EVENED = 0.8
+#: Steps of a weight on each side of zero: all that eight bits hold, and so few that two products of them hardly ever exceed the
+#: sixteen bits in which x86 processors without VNNI instructions add them up (they saturate, and nothing says so).
+STEPS, FEWER_STEPS = 127, 88
 
 
 def session(model: bytes):
@@ -31,26 +35,77 @@ def session(model: bytes):
     )
 
 
-def quantise(exported: bytes, batches: Sequence[Sequence[list[int]]]) -> bytes:
-    """A copy of an ONNX model whose products with constant matrices are done in 8-bit integers.
+class Range(NamedTuple):
+    """How an activation is turned into integers: its columns divided by `even` (d,) or, where all is above zero but for a little,
+    `shift` added; `steps` up from `zero`. `mean` (d,) over all tokens, and `seen` (d,), what of it the integers stand for."""
+
+    even: np.ndarray
+    shift: float
+    zero: int
+    steps: int
+    mean: np.ndarray
+    seen: np.ndarray
+
+
+def ranges(exported: bytes, batches: Sequence[Sequence[list[int]]]) -> dict[str, Range]:
+    """Of each activation that an ONNX model multiplies with a constant matrix, by its name.
+
+    Batch by batch: of all texts at once the activations would take half a gigabyte.
 
     Args:
         exported: the model; its inputs are input_ids and attention_mask (N, T).
         batches: token ids on which ranges and errors are measured.
     """
     import onnx
+    from onnx import helper
+
+    model = onnx.load_from_string(exported)
+    sources: dict[str, list[np.ndarray]] = {}
+    for node, matrix in _products(model.graph):
+        sources.setdefault(node.input[0], []).append(np.abs(matrix).max(1))
+    heaviest = {name: np.max(rows, axis=0) + 1e-6 for name, rows in sources.items()}
+    model.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in sources)
+    watched = model.SerializeToString()
+    del model, node, matrix  # each as large as the session
+    running = session(watched)
+    low, high, total, tokens = {}, {}, {}, 0
+    for found in _activations(running, list(sources), batches):
+        for name, values in found.items():
+            low[name] = np.minimum(low.get(name, np.inf), values.min(0))
+            high[name] = np.maximum(high.get(name, -np.inf), values.max(0))
+            total[name] = total.get(name, 0.0) + values.sum(0)
+        tokens += len(values)
+    measured = {}
+    for name in sources:
+        one_sided = -low[name].min() < high[name].max() / 4
+        largest = np.maximum(np.abs(low[name]), np.abs(high[name])) + 1e-6
+        even = np.ones_like(largest) if one_sided else largest**EVENED / heaviest[name] ** (1 - EVENED)
+        shift, zero, steps = (float(-low[name].min()), 0, 255) if one_sided else (0.0, 128, 127)
+        measured[name] = Range(even, shift, zero, steps, total[name] / tokens, np.zeros_like(largest))
+    for found in _activations(running, list(sources), batches):
+        for name, values in found.items():
+            one = measured[name]
+            shifted = values / one.even + one.shift
+            size = np.abs(shifted).max(1, keepdims=True) + 1e-9
+            one.seen[:] += (np.round(shifted / size * one.steps) / one.steps * size).sum(0) / tokens
+    return measured
+
+
+def quantise(exported: bytes, measured: Mapping[str, Range], steps: int = STEPS) -> bytes:
+    """A copy of an ONNX model whose products with constant matrices are done in 8-bit integers.
+
+    Args:
+        measured: the `ranges` of the same model.
+        steps: of the weights, `STEPS` or `FEWER_STEPS`.
+    """
+    import onnx
     from onnx import helper, numpy_helper
 
     model = onnx.load_from_string(exported)
     graph = model.graph
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    is_product = lambda node: node.op_type == "MatMul" and constants.get(node.input[1], np.zeros(0)).ndim == 2
-    sources: dict[str, list[np.ndarray]] = {}
-    for node in filter(is_product, graph.node):
-        sources.setdefault(node.input[0], []).append(constants[node.input[1]])
-    samples = _activations(model, list(sources), batches)
+    weights = {node.output[0]: matrix for node, matrix in _products(graph)}
     nodes: list = []
-    quantised: dict[str, tuple] = {}
+    quantised: dict[str, str] = {}
 
     def constant(name: str, value, kind=np.float32) -> str:
         graph.initializer.append(numpy_helper.from_array(np.asarray(value, dtype=kind), name))
@@ -61,32 +116,23 @@ def quantise(exported: bytes, batches: Sequence[Sequence[list[int]]]) -> bytes:
         return output
 
     for node in graph.node:
-        if not is_product(node):
+        if not (node.output and node.output[0] in weights):
             nodes.append(node)
             continue
-        source, weight, name = node.input[0], constants[node.input[1]], node.output[0]
-        values = samples[source]
+        source, name = node.input[0], node.output[0]
+        weight, found = weights[name], measured[source]
         if source not in quantised:
-            one_sided = -values.min() < values.max() / 4
-            largest = np.abs(values).max(0) + 1e-6
-            heaviest = np.max([np.abs(matrix).max(1) for matrix in sources[source]], axis=0) + 1e-6
-            even = np.ones_like(largest) if one_sided else largest**EVENED / heaviest ** (1 - EVENED)
-            shift, zero, steps = (-values.min(), 0, 255) if one_sided else (0.0, 128, 127)
-            label = f"int8/{len(quantised)}/"
-            at = add("Mul", [source, constant(label + "even", 1 / even)], label + "evened") if not one_sided else source
-            at = add("Add", [at, constant(label + "shift", shift)], label + "shifted") if one_sided else at
+            label = quantised[source] = f"int8/{len(quantised)}/"
+            at = add("Mul", [source, constant(label + "even", 1 / found.even)], label + "evened") if not found.shift else source
+            at = add("Add", [at, constant(label + "shift", found.shift)], label + "shifted") if found.shift else at
             row = add("ReduceMax", [add("Abs", [at], label + "size")], label + "largest", axes=[-1], keepdims=1)
             row = add("Max", [row, constant(label + "tiny", 1e-9)], label + "row")
-            scale, zero_name = constant(label + "scale", 1 / steps), constant(label + "zero", zero, np.uint8)
+            scale, zero_name = constant(label + "scale", 1 / found.steps), constant(label + "zero", found.zero, np.uint8)
             add("QuantizeLinear", [add("Div", [at, row], label + "of_row"), scale, zero_name], label + "quantised")
-            shifted = values / even + shift
-            size = np.abs(shifted).max(1, keepdims=True) + 1e-9
-            seen = np.round(shifted / size * steps) / steps * size
-            quantised[source] = (label, even, seen)
-        label, even, seen = quantised[source]
-        evened = weight * even[:, None]
-        step = np.abs(evened).max(0) / 127 + 1e-12
-        rounded = np.clip(np.round(evened / step), -127, 127)
+        label = quantised[source]
+        evened = weight * found.even[:, None]
+        step = np.abs(evened).max(0) / steps + 1e-12
+        rounded = np.clip(np.round(evened / step), -steps, steps)
         arguments = [
             label + "quantised",
             constant(name + "/int8", rounded, np.int8),
@@ -96,7 +142,7 @@ def quantise(exported: bytes, batches: Sequence[Sequence[list[int]]]) -> bytes:
             constant(name + "/zeros", np.zeros(weight.shape[1]), np.int8),
         ]
         product = add("MatMulIntegerToFloat", arguments, name + "/unit", domain="com.microsoft")
-        correction = constant(name + "/correction", (values @ weight - seen @ (rounded * step)).mean(0))
+        correction = constant(name + "/correction", found.mean @ weight - found.seen @ (rounded * step))
         add("Add", [add("Mul", [product, label + "row"], name + "/product"), correction], name)
     used = {name for node in nodes for name in node.input}
     initializers = [initializer for initializer in graph.initializer if initializer.name in used]
@@ -107,21 +153,20 @@ def quantise(exported: bytes, batches: Sequence[Sequence[list[int]]]) -> bytes:
     return model.SerializeToString()
 
 
-def _activations(model, names: Sequence[str], batches: Sequence[Sequence[list[int]]]) -> dict[str, np.ndarray]:
-    """Values (tokens, columns) of the named activations on texts, by name; whole batches of one length."""
-    import onnx
-    from onnx import helper
+def _products(graph) -> Iterator[tuple]:
+    """Nodes that multiply with a constant matrix, and that matrix."""
+    from onnx import numpy_helper
 
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    watched.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    running = session(watched.SerializeToString())
-    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in constants and len(constants[node.input[1]].dims) == 2:
+            yield node, numpy_helper.to_array(constants[node.input[1]])
+
+
+def _activations(running, names: Sequence[str], batches: Sequence[Sequence[list[int]]]) -> Iterator[dict[str, np.ndarray]]:
+    """Values (tokens, columns) of the named activations, by name, on one batch of texts after the other."""
     for batch in batches:
         shortest = min(map(len, batch))  # cut, not padded: padding would be measured, too
         ids = np.array([row[:shortest] for row in batch])
-        for name, values in zip(
-            names, running.run(list(names), {"input_ids": ids, "attention_mask": np.ones_like(ids)}), strict=True
-        ):
-            found[name].append(values.reshape(-1, values.shape[-1]))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+        found = running.run(list(names), {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        yield {name: values.reshape(-1, values.shape[-1]) for name, values in zip(names, found, strict=True)}

@@ -1,9 +1,8 @@
 """The encoder compiled for ordinary processors: ONNX Runtime, in 8-bit integers where they prove harmless.
 
-At first use a model's encoder, its adapter merged, is exported to ONNX, once as it is and once with its matrix products in
-8-bit integers. Each must then judge `calibration.jsonl` (comments of our own that no model trains on) as PyTorch does in
-float32; of those that do, and PyTorch itself, the one that was quickest on this very processor is kept, whatever
-instructions that has. The choice lies in a cache, keyed by the model, the encoder's files and the processor, so that later
+At first use a model's encoder, its adapter merged, is exported to ONNX: with its matrix products in 8-bit integers, else with fewer
+steps of these, else as it is. The first that judges `calibration.jsonl` (comments of our own that no model trains on) on this very
+processor, whatever instructions that has, as PyTorch does in float32 is kept, unless PyTorch is quicker. The choice lies in a cache, keyed by the model, the encoder's files and the processor, so that later
 starts need neither transformers nor peft:
 
     $MODERATION_CACHE (else $XDG_CACHE_HOME/moderation, else ~/.cache/moderation) / compiled / KEY /
@@ -36,12 +35,12 @@ import numpy as np
 
 from moderation.batching import Batch
 from moderation.model import SEGMENT_TOKENS, Encoder, cores, middle_out
-from moderation.quantise import quantise, session
+from moderation.quantise import FEWER_STEPS, quantise, ranges, session
 from moderation.schema import Article, Comment
 from moderation.wordpiece import WordPieces
 
 #: Changes whenever the same model would be compiled to something else.
-VERSION = 1
+VERSION = 2
 #: What a compiled encoder must reach on the calibration comments: share of labels that stay, mean difference of probabilities.
 AGREEMENT, DIFFERENCE = 0.985, 0.01
 
@@ -217,8 +216,6 @@ def _compile(folder: Path, reference: Callable[[], Encoder], judge: Judge) -> No
     measured = {"torch": {"seconds": seconds(torch_encoder)}}
     torch_encoder.exact = True
     expected = judge(torch_encoder, comments)
-    exported = _export(torch_encoder)
-    candidates = {"int8": quantise(exported, batches), "fp32": exported}
     tokenizer = torch_encoder.tokenizer.backend_tokenizer.to_str().encode()
     facts: dict = {
         "width": torch_encoder.width,
@@ -226,25 +223,37 @@ def _compile(folder: Path, reference: Callable[[], Encoder], judge: Judge) -> No
         "special": sorted(torch_encoder.special),
         "measured": measured,
     }
+    exported = _export(torch_encoder)
+    del torch_encoder  # which takes as much memory as what is made of it
+    measured_ranges = ranges(exported, batches)
+    candidates: dict[str, Callable[[], bytes]] = {
+        "int8": lambda: quantise(exported, measured_ranges),
+        "int8 of fewer steps": lambda: quantise(exported, measured_ranges, FEWER_STEPS),
+        "fp32": lambda: exported,
+    }
 
-    def write(kind: str) -> None:
-        files = {"encoder.onnx": candidates.get(kind, b""), "tokenizer.json": tokenizer}
+    def write(kind: str, encoder: bytes) -> None:
+        files = {"encoder.onnx": encoder, "tokenizer.json": tokenizer}
         for name, content in files.items():
             (folder / name).write_bytes(content)
         sums = [hashlib.sha256(content).hexdigest() for content in files.values()]
         (folder / "compiled.json").write_text(json.dumps(facts | {"kind": kind, "sha256": sums}, indent=1), encoding="utf-8")
 
-    for kind in candidates:
-        write(kind)
+    content = b""
+    for kind, make in candidates.items():
+        content = make()
+        write(kind, content)
         encoder = CompiledEncoder(folder)
         found = judge(encoder, comments)
         agreement = float((found.argmax(-1) == expected.argmax(-1)).mean())
         difference = float(np.abs(found - expected).mean())
         if agreement >= AGREEMENT and difference <= DIFFERENCE:
             measured[kind] = {"seconds": seconds(encoder), "agreement": agreement, "difference": difference}
-            break  # fp32 is the slower one everywhere
+            break  # of those compiled the next is the slower one everywhere
         _LOG.info("%s is set aside: labels agree on %.4f, probabilities differ by %.4f", kind, agreement, difference)
-    write(min(measured, key=lambda kind: measured[kind]["seconds"]))
+        encoder, content = None, b""  # before the next is made: each takes as much memory as the model
+    quickest = min(measured, key=lambda kind: measured[kind]["seconds"])
+    write(quickest, b"" if quickest == "torch" else content)
 
 
 def _export(encoder: Encoder) -> bytes:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 #: Comments that are read, scored and committed together; the more, the less of what the encoder reads is padding.
 CHUNK = 2048
+#: Characters of comments, parents and articles that end a chunk before: each row carries all of them from end to end.
+CHUNK_CHARACTERS = 8 << 20
 #: Flagged rows that a summary keeps, the most certain first.
 SHOWN = 50
 
@@ -346,8 +348,15 @@ def chunk_sizes() -> Iterator[int]:
 
 def _chunks(items: Iterator[Comment | Reject]) -> Iterator[list[Comment | Reject]]:
     for size in chunk_sizes():
+        chunk: list[Comment | Reject] = []
+        characters = 0
         with _as_input_error():
-            chunk = list(itertools.islice(items, size))
+            for item in itertools.islice(items, size):
+                chunk.append(item)
+                if isinstance(item, Comment):
+                    characters += len(item.text) + len(item.parent_text) + len(item.article.text)
+                if characters >= CHUNK_CHARACTERS:
+                    break
         if not chunk:
             return
         yield chunk

@@ -27,6 +27,8 @@ ENCODING = 2
 
 #: An article contributes its title and at most this many sentences, taken from its beginning.
 MAX_SENTENCES = 24
+#: What lies behind so many characters of an article's text, or of its title, is not looked at.
+MAX_ARTICLE_CHARS = 20_000
 #: Of a long comment the model reads the beginning and the end (spam likes to hide there); in characters.
 COMMENT_HEAD, COMMENT_TAIL = 1200, 300
 
@@ -150,23 +152,28 @@ def _shorten_link(link: str) -> str:
     return f"http {host} {path[:16]}".rstrip()
 
 
-@functools.lru_cache(maxsize=4096)
 def segments(article: Article) -> tuple[str, ...]:
     """Title and sentences of an article, each short enough to be encoded by itself; () without an article.
 
     The first segment is always the title, even when it is empty.
     """
-    title = fold(article.title)
-    found = [folded for _, _, folded in itertools.islice(sentences(article.text), MAX_SENTENCES)]
+    # What is kept is what is read: a cache of whole articles could be of any size.
+    return _segments(article.title[:MAX_ARTICLE_CHARS], article.text[:MAX_ARTICLE_CHARS])
+
+
+@functools.lru_cache(maxsize=1024)
+def _segments(title: str, text: str) -> tuple[str, ...]:
+    title = fold(title)
+    found = [folded for _, _, folded in itertools.islice(sentences(text), MAX_SENTENCES)]
     return (title, *found) if title or found else ()
 
 
 def sentences(text: str) -> Iterator[tuple[int, int, str]]:
-    """The sentences of an article's text as (start, end, what the model reads of it), of the first 20,000 characters.
+    """The sentences of an article's text as (start, end, what the model reads of it), of its first `MAX_ARTICLE_CHARS`.
 
     Those of fewer than four words are joined with the next.
     """
-    text = text[:20_000]
+    text = text[:MAX_ARTICLE_CHARS]
     held, start = "", 0
     ends = [(found.start(), found.end()) for found in _SENTENCE_END.finditer(text)]
     begin = 0

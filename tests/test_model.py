@@ -119,6 +119,26 @@ def test_of_many_articles_few_are_held_at_a_time(moderator, monkeypatch):
     assert np.allclose(few, moderator.predict_proba(comments), atol=0.02)
 
 
+def test_of_many_parents_few_are_held_at_a_time(moderator, monkeypatch):
+    held = []
+    encode = moderator._encode_distinct
+
+    def counting(texts, max_tokens):
+        held.extend([len(set(texts))] * (max_tokens == model.PARENT_TOKENS))
+        return encode(texts, max_tokens)
+
+    parents = ["", *(f"Pier number {number} is cracked, who pays?" for number in range(20))]
+    comments = [Comment(f"We do, number {number}.", article=BRIDGE, parent_text=parents[number % 21]) for number in range(50)]
+    at_once = moderator.predict(comments)
+    monkeypatch.setattr(moderator, "_encode_distinct", counting)
+    monkeypatch.setattr(model, "PARENTS", 6)
+    few = moderator.predict(comments)
+    assert held == [6, 6, 6, 2]
+    assert [verdict.evidence[0] for verdict in few] == [verdict.evidence[0] for verdict in at_once]
+    for one, other in zip(few, at_once, strict=True):
+        assert np.allclose([*one.probabilities.values()], [*other.probabilities.values()], atol=0.02)
+
+
 def test_several_threads_may_share_a_model(moderator, monkeypatch):
     articles = [
         Article(title=f"Bridge {number} closes", text="Two of its piers are cracked. Repairs take years.")

@@ -798,6 +798,26 @@ def test_memory_stays_flat_on_a_large_export(name: str, tmp_path: Path) -> None:
     assert int(growth) < 100_000  # kilobytes
 
 
+@needs_proc
+def test_memory_stays_flat_whatever_the_length_of_the_articles(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom moderation.readers import read_comments\n"
+        "print(len({item.article.text[:9] for item in read_comments([sys.argv[1]])}))\n"
+        f"print({PEAK})"
+    )
+    peaks = []
+    for count in (10, 100):
+        path = tmp_path / f"{count}.jsonl"
+        with open(path, "w", encoding="utf-8") as file:
+            for n in range(count):
+                text = f"{n:9d}" + " lake" * 400_000
+                file.write(json.dumps({"comment_text": f"{n}", "article_id": f"{n}", "article_text": text}) + "\n")
+        found, peak = in_subprocess(code, path)
+        assert int(found) == count
+        peaks.append(int(peak))
+    assert peaks[1] - peaks[0] < 50_000  # kilobytes, of 180,000 more
+
+
 def write_large_export(name: str, file: io.TextIOBase) -> int:
     """About 150 MB in which every reply stands before its parent and every thread below its posts."""
     text = "A sentence about the lake and the boats on it, written &amp; read. " * 20

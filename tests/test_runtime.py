@@ -121,6 +121,31 @@ def test_a_damaged_cache_is_made_anew(compiled, cache, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("cache/compiled/new-*"))
 
 
+@pytest.mark.slow
+def test_where_sums_of_eight_bits_overflow_fewer_steps_are_taken(tmp_path, monkeypatch):
+    """As on x86 processors without VNNI: what is compiled with all steps is wrong there, and only its judgements tell."""
+    from moderation import runtime
+    from moderation.quantise import FEWER_STEPS, STEPS, quantise
+
+    made = []
+
+    def overflowing(exported, measured, steps=STEPS):
+        made.append((steps, quantise(exported, measured, steps if steps < STEPS else 3)))
+        return made[-1][1]
+
+    monkeypatch.setattr(runtime, "quantise", overflowing)
+    monkeypatch.setenv("MODERATION_CACHE", str(tmp_path))
+    monkeypatch.delenv("MODERATION_RUNTIME", raising=False)
+    Moderator.from_pretrained()
+    assert [steps for steps, _ in made] == [STEPS, FEWER_STEPS]
+    [folder] = [path.parent for path in tmp_path.glob("compiled/*/compiled.json")]
+    facts = json.loads((folder / "compiled.json").read_text())
+    found = facts["measured"]["int8 of fewer steps"]
+    assert found["agreement"] >= runtime.AGREEMENT and found["difference"] <= runtime.DIFFERENCE
+    assert facts["kind"] == min(facts["measured"], key=lambda kind: facts["measured"][kind]["seconds"])
+    assert facts["kind"] == "torch" or (folder / "encoder.onnx").read_bytes() == made[1][1]
+
+
 def test_without_a_place_for_the_cache_pytorch_runs_the_encoder(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("MODERATION_CACHE", str(tmp_path / "file" / "cache"))

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from moderation.readers import read_comments
 from moderation.readers.columns import neutralise, restore
-from moderation.schema import LABELS, ROW_FIELDS, VERDICT_FIELDS, Comment, UserError
-from moderation.score import SHOWN, InputError, Labelled, OutputError, _ahead, score
+from moderation.schema import LABELS, ROW_FIELDS, VERDICT_FIELDS, Article, Comment, Reject, UserError
+from moderation.score import CHUNK_CHARACTERS, SHOWN, InputError, Labelled, OutputError, _ahead, _chunks, score
 
 
 def rows_of(path):
@@ -263,6 +263,15 @@ def test_what_was_read_before_the_input_broke_is_handed_on_in_its_order():
     with pytest.raises(InputError, match="broken"):
         done.extend(_ahead(chunks(), judge))
     assert done == [([number], [], [b"%d" % number]) for number in range(9)]
+
+
+def test_a_chunk_ends_where_its_texts_would_fill_the_memory():
+    long, short = Article(text="x" * (CHUNK_CHARACTERS // 4)), Article(text="x")
+    items = [Comment("Well", str(number), article=long if number < 10 else short) for number in range(600)]
+    items.insert(3, Reject("in.jsonl", "line 4", "broken"))
+    chunks = list(_chunks(iter(items)))
+    assert [len(chunk) for chunk in chunks] == [5, 4, 512, 80]
+    assert [item for chunk in chunks for item in chunk] == items
 
 
 def test_input_that_cannot_be_read_leaves_nothing_behind(moderator, tmp_path):

@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 import unicodedata
 
 import pytest
@@ -78,6 +79,16 @@ def test_an_article_without_a_title_keeps_the_titles_place():
 
 def test_a_long_article_is_cut():
     assert len(segments(Article(title="T", text="This sentence has six words here. " * 500))) == MAX_SENTENCES + 1
+
+
+def test_of_an_article_no_more_is_kept_than_is_read():
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            segments(Article(title="x" * 1_000_000, text=f"Sentence {number} has six words here. " * 30_000))
+        assert tracemalloc.get_traced_memory()[0] < 3_000_000  # of 40 million characters
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.text(st.characters(codec=None), max_size=300), st.text(max_size=300))

@@ -46,10 +46,11 @@ def recognise_parquet(source: Source) -> str | None:
 
 def read_jsonl(source: Source, context: Context) -> Iterator[Comment | Reject]:
     """The lines as comments; a line that is no JSON object is set aside."""
-    head = _head_objects(source) or [row for _, row in islice(json_lines(source), 100) if isinstance(row, dict)]
-    if not head:
-        raise unrecognised(source, "holds no JSON objects, one a line")
-    return _comments(source, context, _names(head), json_lines(source))
+    rows = _head_objects(source) or (row for _, row in islice(json_lines(source), 100) if isinstance(row, dict))
+    names = _names(rows)
+    if not names:
+        raise unrecognised(source, "holds no JSON objects with named values, one a line")
+    return _comments(source, context, names, json_lines(source))
 
 
 def read_json(source: Source, context: Context) -> Iterator[Comment | Reject]:

@@ -11,14 +11,39 @@ import os
 import pickle
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 
 from moderation.schema import Article, Comment, Reject, clean_text
 
-#: How many articles are held at once; comments of one thread mostly stand together.
-_CACHED_ARTICLES = 256
+#: How many articles are held at once, and characters of all of them; comments of one thread mostly stand together.
+_CACHED_ARTICLES, _CACHED_CHARACTERS = 256, 8 << 20
+
+
+class _Recent:
+    """What a function gave for the last arguments. As `lru_cache`, but the length of the articles counts: a cell may hold
+    millions of characters, and as many articles of that length would fill the memory."""
+
+    def __init__(self, make: Callable[..., Article | None]) -> None:
+        self._make = make
+        self._kept: OrderedDict[tuple[str, ...], Article | None] = OrderedDict()
+        self._characters = 0
+
+    def __call__(self, *key: str) -> Article | None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        article = self._kept[key] = self._make(*key)
+        self._characters += _length(article)
+        while len(self._kept) > 1 and (len(self._kept) > _CACHED_ARTICLES or self._characters > _CACHED_CHARACTERS):
+            self._characters -= _length(self._kept.popitem(last=False)[1])
+        return article
+
+
+def _length(article: Article | None) -> int:
+    return len(article.title) + len(article.text) if article else 0
 
 
 class Threads:
@@ -36,7 +61,7 @@ class Threads:
             "CREATE TABLE comment (thread TEXT, id TEXT, text TEXT, PRIMARY KEY (thread, id));"
             "BEGIN"
         )
-        self.article = lru_cache(_CACHED_ARTICLES)(self._load_article)
+        self.article = _Recent(self._load_article)
 
     def __enter__(self) -> Threads:
         return self
@@ -160,7 +185,7 @@ def thread_key(article: Article) -> str:
     return article.article_id or article.url or article.title
 
 
-@lru_cache(_CACHED_ARTICLES)
+@lru_cache(1)  # the next comment mostly stands under the same
 def hash_article(article: Article) -> str:
     """A digest of all of an article, so that two versions of it are kept apart."""
     import hashlib
@@ -173,4 +198,4 @@ class ArticleCache:
     """Hands out one `Article` object for equal articles, as long as it is among the last ones asked for."""
 
     def __init__(self) -> None:
-        self.get = lru_cache(_CACHED_ARTICLES)(Article)
+        self.get = _Recent(Article)
