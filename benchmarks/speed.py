@@ -15,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,12 @@ def main() -> None:
         "--growth",
         default="1000,10000",
         help="numbers of rows on which the time of `ours` is shown to grow linearly; what OUT/growth.json has is not run again; '': none",
+    )
+    parser.add_argument(
+        "--apart",
+        type=int,
+        default=0,
+        help="rows, each under a long article of its own, on which the peak memory of `ours` is shown",
     )
     parser.add_argument("--stride", type=int, default=25, help="the slow contestants get every STRIDE-th row")
     parser.add_argument("--rounds", type=int, default=3)
@@ -67,7 +74,10 @@ def main() -> None:
             "price": options.price,
             "stride": options.stride,
             "contest": contest,
-            "growth": [_grown(every, size, Path(folder), options.out / "growth.json") for size in sizes],
+            "growth": [_grown(f"{size}", grown(every, size), Path(folder), options.out / "growth.json") for size in sizes],
+            "apart": _grown(f"{options.apart} apart", apart(every, options.apart), Path(folder), options.out / "growth.json")
+            if options.apart
+            else None,
             "agreement": _alone(_agreement, rows, options.agreement, options.corpora) if options.agreement else None,
             "latency": _alone(_latency, rows, options.latency) if options.latency else None,
             "start": _start(rows[0], Path(folder)) if options.latency else None,
@@ -182,18 +192,34 @@ def grown(rows: Rows, count: int) -> Iterator[dict]:
         yield row
 
 
-def _grown(rows: Rows, count: int, folder: Path, kept: Path) -> dict:
-    """`ours` once over `count` rows from file to file: seconds, peak memory; from `kept` if it was run before."""
+def apart(rows: Rows, count: int) -> Iterator[dict]:
+    """So many rows, each under an article of its own (26 sentences of 40 words) and an answer to a parent of its own (80 words): what
+    takes the most memory. The words are those of the given rows, by lot."""
+    words = [word.lower() for row in rows[:5000] for word in row["comment_text"].split() if word.isalpha()]
+    for number in range(count):
+        lot = random.Random(number)
+        sentences = [" ".join(lot.choices(words, k=40)).capitalize() + "." for _ in range(26)]
+        yield rows[number % len(rows)] | {
+            "comment_id": f"apart-{number}",
+            "article_id": f"apart-{number}",
+            "article_title": f"Article {number}",
+            "article_text": " ".join(sentences),
+            "parent_text": " ".join(lot.choices(words, k=80)),
+        }
+
+
+def _grown(name: str, rows: Iterator[dict], folder: Path, kept: Path) -> dict:
+    """`ours` once over `rows` from file to file: seconds, peak memory; from `kept` if it was run before under that name."""
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
-    if str(count) not in known:
+    if name not in known:
         source = folder / "grown.jsonl"
         with source.open("w", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in grown(rows, count))
-        known[str(count)] = _alone(_growth, source)
+            lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        known[name] = _alone(_growth, source)
         source.unlink()
         kept.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        print(f"{count:,} rows: {known[str(count)]['seconds']:.1f} s", file=sys.stderr, flush=True)
-    return known[str(count)]
+        print(f"{name} rows: {known[name]['seconds']:.1f} s", file=sys.stderr, flush=True)
+    return known[name]
 
 
 def _growth(source: Path) -> dict:
@@ -322,6 +348,8 @@ def table(results: dict) -> str:
         f"{one['rows']:,} rows: {one['seconds']:,.1f} s, {1e3 * one['seconds'] / one['rows']:.2f} ms a row, {one['memory'] / 1e6:,.0f} MB"
         for one in results["growth"]
     ]
+    if most := results["apart"]:
+        lines.append(f"{most['rows']:,} rows, each under a long article of its own: {most['memory'] / 1e6:,.0f} MB")
     if agreement := results["agreement"]:
         gold = agreement["gold"]
         lines.append(f"The compiled encoder ({agreement['kind']}) gives the label of fp32 PyTorch on {agreement['same']:.2%} of {agreement['rows']:,} rows" + (f"; macro-F1 on gold-dev {gold[0]:.4f} → {gold[1]:.4f}" if gold[0] else "") + ".")  # fmt: skip
