@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -96,6 +97,37 @@ def test_where_callers_keep_the_cores_busy_each_does_its_own_work(compiled, monk
     workers.clear()
     assert len(list(compiled.encoder.passes(batches))) == 5
     assert threading.current_thread().name not in workers, "who has left is no caller"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps of threads are glibc's")
+def test_what_one_thread_frees_another_uses(compiled):
+    code = """
+import threading
+from moderation import Moderator
+peak = lambda: int(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])
+model, kept, before = Moderator.from_pretrained(), [], peak()
+first, second = threading.Event(), threading.Event()
+
+def holes():
+    blocks = [bytearray(b'x' * 100_000) for _ in range(2000)]
+    kept.extend(blocks[::10])
+    del blocks
+    first.set()
+    second.wait()  # a thread that ends leaves its heap to the next
+
+thread = threading.Thread(target=holes)
+thread.start()
+first.wait()
+filled = threading.Thread(target=lambda: kept.extend(bytearray(b'x' * 100_000) for _ in range(1700)))
+filled.start()
+filled.join()
+second.set()
+print(peak() - before)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert int(result.stdout) < 280_000  # kilobytes: 200,000 and what is rounded up; 370,000 if each kept its own
 
 
 def test_a_later_start_needs_neither_transformers_nor_peft(compiled):
