@@ -60,16 +60,16 @@ def ranges(exported: bytes, batches: Sequence[Sequence[list[int]]]) -> dict[str,
     from onnx import helper
 
     model = onnx.load_from_string(exported)
-    sources: dict[str, list[np.ndarray]] = {}
-    for node, matrix in _products(model.graph):
-        sources.setdefault(node.input[0], []).append(np.abs(matrix).max(1))
-    heaviest = {name: np.max(rows, axis=0) + 1e-6 for name, rows in sources.items()}
+    heaviest: dict[str, np.ndarray] = {}
+    for source, rows in [(node.input[0], np.abs(matrix).max(1) + 1e-6) for node, matrix in _products(model.graph)]:
+        heaviest[source] = np.maximum(heaviest.get(source, 0), rows)
+    sources = list(heaviest)
     model.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in sources)
     watched = model.SerializeToString()
-    del model, node, matrix  # each as large as the session
+    del model  # which takes as much memory as the session
     running = session(watched)
     low, high, total, tokens = {}, {}, {}, 0
-    for found in _activations(running, list(sources), batches):
+    for found in _activations(running, sources, batches):
         for name, values in found.items():
             low[name] = np.minimum(low.get(name, np.inf), values.min(0))
             high[name] = np.maximum(high.get(name, -np.inf), values.max(0))
@@ -82,7 +82,7 @@ def ranges(exported: bytes, batches: Sequence[Sequence[list[int]]]) -> dict[str,
         even = np.ones_like(largest) if one_sided else largest**EVENED / heaviest[name] ** (1 - EVENED)
         shift, zero, steps = (float(-low[name].min()), 0, 255) if one_sided else (0.0, 128, 127)
         measured[name] = Range(even, shift, zero, steps, total[name] / tokens, np.zeros_like(largest))
-    for found in _activations(running, list(sources), batches):
+    for found in _activations(running, sources, batches):
         for name, values in found.items():
             one = measured[name]
             shifted = values / one.even + one.shift
@@ -168,5 +168,5 @@ def _activations(running, names: Sequence[str], batches: Sequence[Sequence[list[
     for batch in batches:
         shortest = min(map(len, batch))  # cut, not padded: padding would be measured, too
         ids = np.array([row[:shortest] for row in batch])
-        found = running.run(list(names), {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        found = running.run(names, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
         yield {name: values.reshape(-1, values.shape[-1]) for name, values in zip(names, found, strict=True)}

@@ -1,9 +1,10 @@
 """The encoder compiled for ordinary processors: ONNX Runtime, in 8-bit integers where they prove harmless.
 
-At first use a model's encoder, its adapter merged, is exported to ONNX: with its matrix products in 8-bit integers, else with fewer
-steps of these, else as it is. The first that judges `calibration.jsonl` (comments of our own that no model trains on) on this very
-processor, whatever instructions that has, as PyTorch does in float32 is kept, unless PyTorch is quicker. The choice lies in a cache, keyed by the model, the encoder's files and the processor, so that later
-starts need neither transformers nor peft:
+At first use a model's encoder, its adapter merged, is exported to ONNX: with its matrix products in 8-bit integers, else with
+fewer steps of these, else as it is. The first that judges `calibration.jsonl` (comments of our own that no model trains on)
+on this very processor, whatever instructions that has, as PyTorch does in float32 is kept, unless PyTorch is quicker. The
+choice lies in a cache, keyed by the model, the encoder's files and the processor, so that later starts need neither
+transformers nor peft:
 
     $MODERATION_CACHE (else $XDG_CACHE_HOME/moderation, else ~/.cache/moderation) / compiled / KEY /
         encoder.onnx, tokenizer.json, compiled.json (what was measured, checksums)
